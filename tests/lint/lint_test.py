@@ -1,0 +1,52 @@
+"""Style and types of the whole tree: ruff, mypy --strict, clang-format."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+RUNFILES = pathlib.Path.cwd()
+TREE = (RUNFILES / "pyproject.toml").resolve().parent
+BIN = pathlib.Path(sys.executable).parent
+
+
+def sources(*suffixes: str) -> list[str]:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=TREE,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.splitlines()
+    found = [f for f in listed if f.endswith(suffixes) and (TREE / f).exists()]
+    assert found, f"no {suffixes} under {TREE}"
+    return found
+
+
+def run(*command: str, env: dict[str, str] | None = None) -> None:
+    done = subprocess.run(
+        command,
+        cwd=TREE,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, f"{' '.join(command[:4])} ...\n{done.stdout}{done.stderr}"
+
+
+def test_ruff_finds_nothing() -> None:
+    run(str(BIN / "ruff"), "check", "--quiet", ".")
+
+
+def test_python_is_formatted() -> None:
+    run(str(BIN / "ruff"), "format", "--check", "--quiet", ".")
+
+
+def test_mypy_strict_finds_nothing() -> None:
+    checked = [f for f in sources(".py") if f.startswith(("saxml/", "tools/", "tests/"))]
+    env = {"MYPYPATH": f"{TREE}:{RUNFILES}"}
+    run(sys.executable, "-m", "mypy", "--cache-dir", str(TREE / ".mypy_cache"), *checked, env=env)
+
+
+def test_cpp_is_formatted() -> None:
+    run(str(BIN / "clang-format"), "--dry-run", "-Werror", *sources(".cc", ".h"))
