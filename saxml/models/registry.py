@@ -1,0 +1,49 @@
+"""Model families by name. A new family is one file with these four functions and one line here."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import jax
+
+from saxml.models import gptj, llama
+from saxml.models.config import ModelConfig
+from saxml.models.params import Param
+from saxml.ops.attention import RaggedBatch
+
+
+class Family(Protocol):
+    """What a family's module offers; see gptj.py."""
+
+    def parameters(self, c: ModelConfig, /) -> dict[str, Param]:
+        """Declared weights by run-time name."""
+
+    def prepare(self, c: ModelConfig, p: Mapping[str, jax.Array], /) -> dict[str, jax.Array]:
+        """Restored arrays to operands of `forward`."""
+
+    def forward(
+        self,
+        c: ModelConfig,
+        p: Mapping[str, jax.Array],
+        tokens: jax.Array,
+        positions: jax.Array,
+        pages: jax.Array,
+        batch: RaggedBatch,
+        /,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Hidden states f[T, D] of one step, and the pages with its keys and values."""
+
+    def logits(self, c: ModelConfig, p: Mapping[str, jax.Array], hidden: jax.Array, /) -> jax.Array:
+        """Logits f32[N, V] of hidden states f[N, D]."""
+
+
+FAMILIES: dict[str, Family] = {"gptj": gptj, "llama": llama}
+
+
+def family(config: ModelConfig) -> Family:
+    """The module that implements config.family."""
+    return FAMILIES[config.family]
+
+
+def parameters(config: ModelConfig) -> dict[str, Param]:
+    """Declared weights of a model, by run-time name."""
+    return family(config).parameters(config)
