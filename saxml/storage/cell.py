@@ -1,0 +1,141 @@
+"""The files by which a cell is found: config.proto and location.proto.
+
+cell = CellStore(sax_root(flag), parse_cell("/sax/test"))
+cell.admin_address()        # "192.0.2.2:10000"
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from saxml.common.errors import FailedPreconditionError, SaxError
+from saxml.common.names import CellId, quote
+from saxml.proto import admin_pb2
+from saxml.storage.base import Store, open_store
+
+CONFIG_NAME = "config.proto"
+LOCATION_NAME = "location.proto"
+# What `saxutil create` writes into location.proto.
+NO_ADMIN_YET = "No admin server has been started for this Sax cell."
+WATCH_PERIOD_S = 5.0
+
+_logger = logging.getLogger(__name__)
+_M = TypeVar("_M", bound=Message)
+
+
+def sax_root(flag_value: str | None) -> str:
+    """The root of all cells: the flag --sax_root, else the environment's SAX_ROOT."""
+    root = flag_value or os.environ.get("SAX_ROOT", "")
+    if not root:
+        raise FailedPreconditionError(
+            "no root for SAX cells: pass --sax_root or set SAX_ROOT, to a folder or gs://bucket/prefix"
+        )
+    return root
+
+
+class CellStore:
+    """Reads and writes the files of one cell below `root`."""
+
+    def __init__(self, root: str, cell: CellId) -> None:
+        self.cell = cell
+        self.store: Store = open_store(root)
+        self._dir = cell.full.lstrip("/")
+
+    @property
+    def path(self) -> str:
+        """Where the cell's files lie, for messages."""
+        return f"{self.store.root}/{self._dir}"
+
+    @property
+    def location_path(self) -> str:
+        """Where location.proto lies, for messages."""
+        return f"{self.path}/{LOCATION_NAME}"
+
+    def exists(self) -> bool:
+        """Whether the cell was created."""
+        return self.store.exists_dir(self._dir)
+
+    def create(self) -> None:
+        """Makes the cell's directory; no error if it is there."""
+        self.store.make_dir(self._dir)
+
+    def check_exists(self) -> None:
+        """Raises FailedPreconditionError, with what to do, where there is no such cell."""
+        if not self.exists():
+            raise FailedPreconditionError(
+                f"{quote(self.path)} is not a directory: there is no cell {self.cell.full}; create "
+                f"it with admin_config --sax_cell={self.cell.full} --sax_root=... --fs_root=..."
+            )
+
+    def read_config(self) -> admin_pb2.Config | None:
+        """The cell's configuration, or None where there is none."""
+        return self._parse(CONFIG_NAME, admin_pb2.Config())
+
+    def write_config(self, config: admin_pb2.Config, *, if_generation: int | None = None) -> int:
+        """Writes the cell's configuration; see Store.write."""
+        return self._write(CONFIG_NAME, config, if_generation)
+
+    def read_location(self) -> str | None:
+        """What location.proto says, which may be NO_ADMIN_YET; None where there is none."""
+        location = self._parse(LOCATION_NAME, admin_pb2.Location())
+        return None if location is None else location.location
+
+    def write_location(self, address: str, *, if_generation: int | None = None) -> int:
+        """Says that the admin server listens at `address`; see Store.write."""
+        return self._write(LOCATION_NAME, admin_pb2.Location(location=address), if_generation)
+
+    def admin_address(self) -> str:
+        """Where the cell's admin server listens.
+
+        Raises FailedPreconditionError if no admin server was ever started for this cell, or if
+        there is no such cell.
+        """
+        address = self.read_location()
+        if not address or address == NO_ADMIN_YET:
+            self.check_exists()
+            raise FailedPreconditionError(
+                f"no admin server has been started for the cell {self.cell.full} "
+                f"({self.location_path} names none)"
+            )
+        return address
+
+    def watch_location(
+        self, stop: threading.Event, period_s: float = WATCH_PERIOD_S
+    ) -> Iterator[str | None]:
+        """read_location() at once, and again whenever it has changed, until `stop` is set.
+
+        Looks every `period_s` seconds. Errors are logged and the next look is waited for.
+        """
+        known: str | None = None
+        first = True
+        while not stop.is_set():
+            try:
+                location = self.read_location()
+            except SaxError as error:
+                _logger.warning("Cannot watch %s: %s", self.location_path, error)
+            else:
+                if first or location != known:
+                    yield location
+                known, first = location, False
+            stop.wait(period_s)
+
+    def _parse(self, name: str, message: _M) -> _M | None:
+        stored = self.store.read(f"{self._dir}/{name}")
+        if stored is None:
+            return None
+        try:
+            message.ParseFromString(stored.data)
+        except DecodeError as error:
+            raise FailedPreconditionError(
+                f"{self.path}/{name} is not a {message.DESCRIPTOR.full_name} message ({error}); "
+                "write it anew with admin_config, or restore it from a backup"
+            ) from error
+        return message
+
+    def _write(self, name: str, message: Message, if_generation: int | None) -> int:
+        data = message.SerializeToString(deterministic=True)
+        return self.store.write(f"{self._dir}/{name}", data, if_generation=if_generation)
