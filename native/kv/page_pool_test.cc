@@ -1,0 +1,58 @@
+#include "native/kv/page_pool.h"
+
+#include <gtest/gtest.h>
+
+#include <limits>
+#include <set>
+
+namespace sax {
+namespace {
+
+TEST(PagePoolTest, HandsOutEachPageOnce) {
+  PagePool pool(4, 16);
+  std::set<int32_t> pages;
+  for (int i = 0; i < 4; ++i) pages.insert(pool.Allocate());
+  EXPECT_EQ(pages, (std::set<int32_t>{0, 1, 2, 3}));
+  EXPECT_EQ(pool.free_pages(), 0);
+  pool.CheckIntegrity();
+}
+
+TEST(PagePoolTest, ThrowsWhenEmptyAndGoesOnAfterARelease) {
+  PagePool pool(1, 16);
+  const int32_t page = pool.Allocate();
+  EXPECT_THROW(pool.Allocate(), OutOfPages);
+  pool.Release(page);
+  EXPECT_EQ(pool.Allocate(), page);
+}
+
+TEST(PagePoolTest, PageIsFreeWhenItsLastUserIsGone) {
+  PagePool pool(2, 16);
+  const int32_t page = pool.Allocate();
+  pool.Retain(page);
+  EXPECT_EQ(pool.RefCount(page), 2);
+  pool.Release(page);
+  EXPECT_EQ(pool.RefCount(page), 1);
+  EXPECT_EQ(pool.free_pages(), 1);
+  pool.Release(page);
+  EXPECT_EQ(pool.RefCount(page), 0);
+  EXPECT_EQ(pool.free_pages(), 2);
+  pool.CheckIntegrity();
+}
+
+TEST(PagePoolTest, RefusesPagesThatAreFreeOrUnknown) {
+  PagePool pool(2, 16);
+  EXPECT_THROW(pool.Release(0), std::invalid_argument);
+  EXPECT_THROW(pool.Retain(1), std::invalid_argument);
+  EXPECT_THROW(pool.RefCount(2), std::invalid_argument);
+  EXPECT_THROW(pool.Release(-1), std::invalid_argument);
+  pool.CheckIntegrity();
+}
+
+TEST(PagePoolTest, RefusesSizesThatCannotWork) {
+  EXPECT_THROW(PagePool(0, 16), std::invalid_argument);
+  EXPECT_THROW(PagePool(4, 0), std::invalid_argument);
+  EXPECT_THROW(PagePool(1 << 20, 1 << 12), std::invalid_argument);
+}
+
+}  // namespace
+}  // namespace sax

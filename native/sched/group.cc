@@ -1,0 +1,89 @@
+#include "native/sched/group.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <utility>
+
+#include "native/base/str_cat.h"
+
+namespace sax {
+
+int64_t WorstCasePages(const Request& request, int page_size) {
+  const int64_t prompt = request.prompt.size();
+  const int64_t shared = prompt / page_size;
+  const int64_t all = (prompt + request.max_new_tokens + page_size - 1) / page_size;
+  return shared + request.width * (all - shared);
+}
+
+Group::Group(Request request, PagePool* pool)
+    : request_(std::move(request)),
+      reserved_pages_(static_cast<int>(WorstCasePages(request_, pool->page_size()))) {
+  const int size = pool->page_size();
+  const int longest = static_cast<int>(request_.prompt.size()) + request_.max_new_tokens;
+  sequences_.reserve(request_.width);
+  next_.reserve(request_.width);
+  uses_.reserve(request_.width);
+  sequences_.push_back({PageTable(pool, (longest + size - 1) / size)});
+}
+
+int Group::first_entry() const {
+  return static_cast<int>(request_.prompt.size() - std::max<size_t>(request_.targets.size(), 1));
+}
+
+Chunk Group::NextChunk(int tokens, int entries) const {
+  const int begin = prefilled();
+  const int prompt = static_cast<int>(request_.prompt.size());
+  int end = std::min(prompt, begin + tokens);
+  if (scored()) {
+    const int first = std::max(begin, first_entry());
+    end = std::min(end, first + entries);
+    return {end - begin, std::max(0, end - first)};
+  }
+  const int wanted = end < prompt ? 0 : request_.fork_at_start ? request_.width : 1;
+  return wanted > entries ? Chunk{} : Chunk{end - begin, wanted};
+}
+
+void Group::CheckAdvance(std::span<const int32_t> parents, std::span<const int32_t> tokens) const {
+  const int64_t id = request_.id;
+  if (phase_ != Phase::kAwaiting || scored()) {
+    throw std::invalid_argument(
+        StrCat("request ", id, " awaits no tokens: ",
+               scored() ? "it is scored; finish it" : "its next entries were not planned yet"));
+  }
+  if (parents.size() != tokens.size()) {
+    throw std::invalid_argument(StrCat("request ", id, " got ", parents.size(), " parents and ",
+                                       tokens.size(), " tokens; each child needs both"));
+  }
+  if (parents.empty() || parents.size() > static_cast<size_t>(request_.width)) {
+    throw std::invalid_argument(StrCat("request ", id, " cannot go on with ", parents.size(),
+                                       " sequences; its width allows 1 to ", request_.width));
+  }
+  for (int32_t parent : parents) {
+    if (parent < 0 || parent >= static_cast<int32_t>(sequences_.size())) {
+      throw std::invalid_argument(StrCat("request ", id, " has no sequence ", parent,
+                                         " to continue; there are ", sequences_.size()));
+    }
+  }
+  if (generated_ >= request_.max_new_tokens) {
+    throw std::invalid_argument(StrCat("request ", id, " has all ", request_.max_new_tokens,
+                                       " new tokens (max_new_tokens); finish it"));
+  }
+}
+
+void Group::Advance(std::span<const int32_t> parents, std::span<const int32_t> tokens) {
+  CheckAdvance(parents, tokens);
+  uses_.assign(sequences_.size(), 0);
+  for (int32_t parent : parents) ++uses_[parent];
+  for (size_t child = 0; child < parents.size(); ++child) {
+    PageTable& table = sequences_[parents[child]].table;
+    // The last child takes the parent's own table, so one that does not fork costs nothing.
+    const bool last = --uses_[parents[child]] == 0;
+    next_.push_back({last ? std::move(table) : table.Fork(), tokens[child]});
+  }
+  sequences_.swap(next_);
+  next_.clear();  // releases what the ended sequences held
+  ++generated_;
+  phase_ = Phase::kDecode;
+}
+
+}  // namespace sax

@@ -1,0 +1,85 @@
+// Group is a request that runs: its sequences (beams or samples) and how far they are. It begins
+// with one sequence that takes in the prompt in chunks; then whoever samples replaces the
+// sequences, step by step, until it finishes the request.
+//
+//   Group group(std::move(request), &pool);
+//   Chunk chunk = group.NextChunk(/*tokens=*/512, /*entries=*/8);  // what fits into a step
+//   group.sequences()[0].table.Extend(chunk.tokens);
+//   group.Emitted();                              // the prompt is in and its entries are out
+//   group.Advance({0, 0}, {17, 23});              // two beams continue the prompt
+#ifndef NATIVE_SCHED_GROUP_H_
+#define NATIVE_SCHED_GROUP_H_
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "native/kv/page_table.h"
+#include "native/sched/request.h"
+
+namespace sax {
+
+// The most pages a request can use at once: pages full of prompt are shared by its sequences, all
+// others may differ in each.
+int64_t WorstCasePages(const Request& request, int page_size);
+
+struct Sequence {
+  PageTable table;
+  int32_t pending = 0;  // the token to process next, once the prompt is in
+};
+
+// A piece of prompt for one step and the entries it emits. No tokens: nothing fits now.
+struct Chunk {
+  int tokens = 0;
+  int entries = 0;
+};
+
+class Group {
+ public:
+  enum class Phase {
+    kPrefill,   // prompt tokens are left
+    kDecode,    // every sequence has a pending token
+    kAwaiting,  // entries are out; Advance() or the end comes next
+  };
+
+  Group(Request request, PagePool* pool);
+
+  const Request& request() const { return request_; }
+  Phase phase() const { return phase_; }
+  int reserved_pages() const { return reserved_pages_; }
+  std::span<Sequence> sequences() { return sequences_; }
+  std::span<const Sequence> sequences() const { return sequences_; }
+
+  bool scored() const { return !request_.targets.empty(); }
+  // Prompt tokens that the pages hold.
+  int prefilled() const { return sequences_[0].table.length(); }
+  // The first prompt token that emits an entry.
+  int first_entry() const;
+
+  // The longest piece of prompt that fits into so many tokens and entries. Scoring is cut so that
+  // its entries fit; a prompt whose end would emit too many entries waits as a whole.
+  Chunk NextChunk(int tokens, int entries) const;
+
+  // Entries were emitted that the group must wait for.
+  void Emitted() { phase_ = Phase::kAwaiting; }
+
+  // Child j continues sequence parents[j] with tokens[j] and becomes sequence j; the others end.
+  // Throws std::invalid_argument, and changes nothing, when nothing is awaited, sizes differ or are
+  // not 1..width, a parent does not exist, or max_new_tokens would be passed.
+  void Advance(std::span<const int32_t> parents, std::span<const int32_t> tokens);
+
+ private:
+  void CheckAdvance(std::span<const int32_t> parents, std::span<const int32_t> tokens) const;
+
+  Request request_;
+  int reserved_pages_;
+  int generated_ = 0;  // tokens added by Advance to each sequence
+  Phase phase_ = Phase::kPrefill;
+  std::vector<Sequence> sequences_;
+  std::vector<Sequence> next_;  // scratch of Advance
+  std::vector<int> uses_;       // scratch of Advance
+};
+
+}  // namespace sax
+
+#endif  // NATIVE_SCHED_GROUP_H_

@@ -1,0 +1,282 @@
+#include "native/sched/scheduler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+#include <stdexcept>
+#include <utility>
+
+#include "native/base/str_cat.h"
+
+namespace sax {
+namespace {
+
+SchedulerConfig Checked(SchedulerConfig config) {
+  const auto check_positive = [](const char* name, int value) {
+    if (value < 1)
+      throw std::invalid_argument(StrCat(name, " is ", value, "; it must be positive"));
+  };
+  check_positive("max_rows", config.max_rows);
+  check_positive("max_model_len", config.max_model_len);
+  check_positive("page_size", config.page_size);
+  if (config.row_params < 0) {
+    throw std::invalid_argument(
+        StrCat("row_params is ", config.row_params, "; it must not be negative"));
+  }
+  if (config.buckets.empty()) {
+    throw std::invalid_argument("buckets is empty; give at least one token count of a step");
+  }
+  for (size_t i = 0; i < config.buckets.size(); ++i) {
+    check_positive("a bucket", config.buckets[i]);
+    if (i > 0 && config.buckets[i] <= config.buckets[i - 1]) {
+      throw std::invalid_argument(StrCat("bucket ", config.buckets[i], " follows ",
+                                         config.buckets[i - 1], "; buckets must ascend"));
+    }
+  }
+  if (config.buckets.back() < config.max_rows) {
+    throw std::invalid_argument(StrCat("the last bucket has ", config.buckets.back(),
+                                       " tokens; it must hold max_rows = ", config.max_rows));
+  }
+  return config;
+}
+
+std::vector<PackedLayout> Layouts(const SchedulerConfig& config) {
+  const PlanDims dims = {
+      .max_rows = config.max_rows,
+      .pages_per_row = (config.max_model_len + config.page_size - 1) / config.page_size,
+      .row_params = config.row_params,
+      .num_pages = config.num_pages,
+      .page_size = config.page_size,
+  };
+  std::vector<PackedLayout> layouts;
+  for (int bucket : config.buckets) layouts.emplace_back(dims, bucket);
+  return layouts;
+}
+
+}  // namespace
+
+Scheduler::Scheduler(SchedulerConfig config)
+    : config_(Checked(std::move(config))),
+      layouts_(Layouts(config_)),
+      queue_(config_.queue_capacity),
+      pool_(config_.num_pages, config_.page_size) {
+  running_.reserve(config_.max_rows);
+  rows_.reserve(config_.max_rows);
+  Publish();
+}
+
+void Scheduler::CheckRequest(const Request& request) const {
+  const auto refuse = [&request](const auto&... why) {
+    throw std::invalid_argument(StrCat("request ", request.id, ": ", why...));
+  };
+  const size_t prompt = request.prompt.size();
+  const size_t longest = config_.max_model_len;
+  if (prompt == 0) refuse("the prompt is empty; give at least one token");
+  if (request.max_new_tokens < 0) {
+    refuse("max_new_tokens is ", request.max_new_tokens, "; it must not be negative");
+  }
+  if (prompt > longest || prompt + request.max_new_tokens > longest) {
+    refuse("the prompt has ", prompt, " tokens and max_new_tokens is ", request.max_new_tokens,
+           "; together they may be at most ", longest, " (max_model_len)");
+  }
+  if (request.width < 1 || request.width > config_.max_rows) {
+    refuse("width is ", request.width, "; it must be 1 to ", config_.max_rows, " (max_rows)");
+  }
+  if (request.targets.size() > prompt) {
+    refuse(request.targets.size(), " targets for a prompt of ", prompt,
+           " tokens; each target needs a token before it");
+  }
+  if (!request.targets.empty() &&
+      (request.max_new_tokens != 0 || request.width != 1 || request.fork_at_start)) {
+    refuse("it has targets, so it is scored and generates nothing: width must be 1 (is ",
+           request.width, "), max_new_tokens 0 (is ", request.max_new_tokens,
+           "), fork_at_start false");
+  }
+  if (request.row_params.size() != static_cast<size_t>(config_.row_params)) {
+    refuse("row_params has ", request.row_params.size(), " words; this scheduler takes ",
+           config_.row_params);
+  }
+  if (std::isnan(request.deadline)) refuse("the deadline is not a number; use inf for none");
+  const int64_t pages = WorstCasePages(request, config_.page_size);
+  if (pages > config_.num_pages) {
+    refuse("it may need ", pages, " pages of ", config_.page_size, " tokens (prompt ", prompt,
+           ", max_new_tokens ", request.max_new_tokens, ", width ", request.width,
+           ") and there are ", config_.num_pages, " in all (num_pages)");
+  }
+}
+
+void Scheduler::Submit(Request request) {
+  CheckRequest(request);
+  queue_.Push(std::move(request));
+}
+
+std::unique_ptr<StepPlan> Scheduler::Plan(double now) {
+  DropDead(now);
+  rows_.clear();
+  const Budget all{config_.buckets.back(), config_.max_rows};
+  Budget left = all;
+  ChooseDecodeRows(&left);
+  ChoosePrefillRows(&left);
+  std::unique_ptr<StepPlan> plan;
+  if (!rows_.empty()) {
+    PlanWriter writer(SmallestLayout({all.tokens - left.tokens, all.entries - left.entries}));
+    for (const Row& row : rows_) writer.Add(row);
+    plan = writer.Finish();
+  }
+  Publish();
+  return plan;
+}
+
+void Scheduler::DropDead(double now) {
+  cancelled_.clear();
+  queue_.DropDead(now, &dropped_, &cancelled_);
+  for (int64_t id : cancelled_) {
+    dropped_.push_back({id, DropReason::kCancelled});
+    Release(id);
+  }
+  for (size_t i = running_.size(); i-- > 0;) {
+    const Request& request = running_[i]->request();
+    if (request.deadline > now) continue;
+    dropped_.push_back({request.id, DropReason::kExpired});
+    Release(request.id);
+  }
+}
+
+// Fits always: the widths of running requests add up to max_rows at most.
+void Scheduler::ChooseDecodeRows(Budget* left) {
+  for (const auto& group : running_) {
+    if (group->phase() != Group::Phase::kDecode) continue;
+    const int sequences = static_cast<int>(group->sequences().size());
+    for (int seq = 0; seq < sequences; ++seq) rows_.push_back({group.get(), seq, 1, 1});
+    left->tokens -= sequences;
+    left->entries -= sequences;
+  }
+}
+
+void Scheduler::ChoosePrefillRows(Budget* left) {
+  for (const auto& group : running_) {
+    if (left->tokens == 0) return;
+    if (group->phase() == Group::Phase::kPrefill) ChooseChunk(group.get(), left);
+  }
+  while (left->tokens > 0) {
+    const Request* next = queue_.Front();
+    if (next == nullptr || !Admissible(*next)) return;
+    ChooseChunk(Admit(), left);
+  }
+}
+
+void Scheduler::ChooseChunk(Group* group, Budget* left) {
+  const Chunk chunk = group->NextChunk(left->tokens, left->entries);
+  if (chunk.tokens == 0) return;
+  rows_.push_back({group, 0, chunk.tokens, chunk.entries});
+  left->tokens -= chunk.tokens;
+  left->entries -= chunk.entries;
+}
+
+bool Scheduler::Admissible(const Request& request) const {
+  return reserved_rows_ + request.width <= config_.max_rows &&
+         reserved_pages_ + WorstCasePages(request, config_.page_size) <= config_.num_pages;
+}
+
+Group* Scheduler::Admit() {
+  running_.push_back(std::make_unique<Group>(queue_.Pop(), &pool_));
+  Group* group = running_.back().get();
+  by_id_[group->request().id] = group;
+  reserved_rows_ += group->request().width;
+  reserved_pages_ += group->reserved_pages();
+  return group;
+}
+
+const PackedLayout& Scheduler::SmallestLayout(const Budget& used) const {
+  const int rows = std::max(static_cast<int>(rows_.size()), used.entries);
+  return *std::ranges::find_if(layouts_, [&](const PackedLayout& layout) {
+    return layout.bucket() >= used.tokens && layout.rows() >= rows;
+  });
+}
+
+const PackedLayout& Scheduler::Layout(int bucket) const {
+  const auto layout = std::ranges::find(layouts_, bucket, &PackedLayout::bucket);
+  if (layout == layouts_.end()) {
+    throw std::invalid_argument(StrCat("bucket ", bucket, " is none of the ", layouts_.size(),
+                                       " buckets of this scheduler"));
+  }
+  return *layout;
+}
+
+std::vector<Dropped> Scheduler::TakeDropped() { return std::exchange(dropped_, {}); }
+
+void Scheduler::Advance(int64_t id, std::span<const int32_t> parents,
+                        std::span<const int32_t> tokens) {
+  const auto group = by_id_.find(id);
+  if (group == by_id_.end()) {
+    throw std::invalid_argument(
+        StrCat("request ", id, " does not run: it is unknown, waiting, finished or dropped"));
+  }
+  group->second->Advance(parents, tokens);
+  Publish();
+}
+
+void Scheduler::Finish(int64_t id) {
+  Release(id);
+  Publish();
+}
+
+void Scheduler::Release(int64_t id) {
+  queue_.Forget(id);
+  const auto found = by_id_.find(id);
+  if (found == by_id_.end()) return;
+  const Group* group = found->second;
+  reserved_rows_ -= group->request().width;
+  reserved_pages_ -= group->reserved_pages();
+  by_id_.erase(found);
+  std::erase_if(running_, [group](const auto& owned) { return owned.get() == group; });
+}
+
+void Scheduler::Publish() {
+  const int running = static_cast<int>(running_.size());
+  if (running != num_running_.load(std::memory_order_relaxed)) {
+    num_running_.store(running, std::memory_order_relaxed);
+    queue_.SetBusy(running > 0);
+  }
+  num_free_.store(pool_.free_pages(), std::memory_order_relaxed);
+}
+
+void Scheduler::CheckIntegrity() const {
+  pool_.CheckIntegrity();
+  const auto require = [](bool good, const auto&... what) {
+    if (!good) throw std::runtime_error(StrCat(what...));
+  };
+  std::vector<int> uses(config_.num_pages);
+  int rows = 0, reserved = 0;
+  for (const auto& group : running_) {
+    const int64_t id = group->request().id;
+    std::set<int32_t> own;
+    for (const Sequence& sequence : group->sequences()) {
+      const auto pages = sequence.table.pages();
+      const int size = config_.page_size, length = sequence.table.length();
+      require(static_cast<int>(pages.size()) == (length + size - 1) / size, "request ", id, ": ",
+              pages.size(), " pages for a sequence of ", length, " tokens");
+      for (int32_t page : pages) ++uses[page];
+      own.insert(pages.begin(), pages.end());
+    }
+    const int used = static_cast<int>(own.size()), promised = group->reserved_pages();
+    require(used <= promised, "request ", id, " uses ", used, " pages and reserved ", promised);
+    rows += group->request().width;
+    reserved += promised;
+  }
+  for (int page = 0; page < config_.num_pages; ++page) {
+    require(uses[page] == pool_.RefCount(page), "page ", page, " has reference count ",
+            pool_.RefCount(page), " and ", uses[page], " uses");
+  }
+  require(rows == reserved_rows_ && rows <= config_.max_rows, "rows reserved: ", reserved_rows_,
+          ", by running requests: ", rows, ", at most: ", config_.max_rows);
+  require(reserved == reserved_pages_ && reserved <= config_.num_pages,
+          "pages reserved: ", reserved_pages_, ", by running requests: ", reserved,
+          ", at most: ", config_.num_pages);
+  require(by_id_.size() == running_.size(), "ids of running requests: ", by_id_.size(),
+          ", running: ", running_.size());
+  require(free_pages() == pool_.free_pages(), "free pages published: ", free_pages(),
+          ", in the pool: ", pool_.free_pages());
+}
+
+}  // namespace sax

@@ -1,0 +1,109 @@
+// Scheduler decides what the device does next: which sequences decode, which pieces of which
+// prompts join them, on which pages. It serves requests in the order in which they came and starts
+// one only when it can finish in any case.
+//
+//   Scheduler scheduler(config);
+//   scheduler.Submit(std::move(request));                   // any thread
+//   while (auto plan = scheduler.Plan(now)) {               // the engine thread
+//     /* run the step, choose tokens from its entries */
+//     scheduler.Advance(id, parents, tokens);               // or Finish(id)
+//   }
+#ifndef NATIVE_SCHED_SCHEDULER_H_
+#define NATIVE_SCHED_SCHEDULER_H_
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "native/kv/page_pool.h"
+#include "native/sched/group.h"
+#include "native/sched/plan_writer.h"
+#include "native/sched/request_queue.h"
+#include "native/sched/step_plan.h"
+
+namespace sax {
+
+struct SchedulerConfig {
+  int num_pages;
+  int page_size;
+  int max_rows;              // most sequences at once
+  std::vector<int> buckets;  // token counts of a step, ascending; the last is at least max_rows
+  int max_model_len;         // most tokens of a sequence, prompt included
+  int queue_capacity;
+  int row_params;  // words of Request::row_params
+};
+
+class Scheduler {
+ public:
+  // Throws std::invalid_argument for sizes that do not fit together.
+  explicit Scheduler(SchedulerConfig config);
+
+  // --- any thread ---
+
+  // Queues a request. Throws QueueFull, or std::invalid_argument for one that could never run.
+  void Submit(Request request);
+  // Has the next Plan() drop a request, in whatever state. Unknown ids are ignored.
+  void Cancel(int64_t id) { queue_.Cancel(id); }
+  // See RequestQueue::Wait; running requests are work.
+  bool Wait(double timeout) { return queue_.Wait(timeout); }
+  void Wake() { queue_.Wake(); }
+  int waiting() const { return queue_.size(); }
+  int running() const { return num_running_.load(std::memory_order_relaxed); }
+  int free_pages() const { return num_free_.load(std::memory_order_relaxed); }
+  int used_pages() const { return config_.num_pages - free_pages(); }
+
+  const SchedulerConfig& config() const { return config_; }
+  // Where things lie in the plans of a bucket. Throws std::invalid_argument for another number.
+  const PackedLayout& Layout(int bucket) const;
+
+  // --- the engine thread ---
+
+  // The next step, or nullptr when there is nothing to do. `now` is on the clock of the deadlines.
+  std::unique_ptr<StepPlan> Plan(double now);
+  // Requests that Plan() released since the last call, because they were cancelled or expired.
+  std::vector<Dropped> TakeDropped();
+  // See Group::Advance. Throws std::invalid_argument also for an id that does not run.
+  void Advance(int64_t id, std::span<const int32_t> parents, std::span<const int32_t> tokens);
+  // Releases all that a request holds. Unknown ids are ignored.
+  void Finish(int64_t id);
+  // Throws std::runtime_error with the numbers when page counts, tables and reservations disagree.
+  void CheckIntegrity() const;
+
+ private:
+  struct Budget {
+    int tokens;
+    int entries;
+  };
+
+  void CheckRequest(const Request& request) const;
+  void DropDead(double now);
+  void ChooseDecodeRows(Budget* left);
+  void ChoosePrefillRows(Budget* left);
+  void ChooseChunk(Group* group, Budget* left);
+  bool Admissible(const Request& request) const;
+  Group* Admit();
+  const PackedLayout& SmallestLayout(const Budget& used) const;
+  void Release(int64_t id);
+  void Publish();
+
+  const SchedulerConfig config_;
+  std::vector<PackedLayout> layouts_;  // one a bucket
+  RequestQueue queue_;
+  PagePool pool_;
+  std::vector<std::unique_ptr<Group>> running_;  // in order of arrival
+  std::unordered_map<int64_t, Group*> by_id_;    // the same ones
+  int reserved_rows_ = 0;
+  int reserved_pages_ = 0;
+  std::vector<Dropped> dropped_;
+  std::vector<Row> rows_;             // scratch of Plan
+  std::vector<int64_t> cancelled_;    // scratch of Plan
+  std::atomic<int> num_running_ = 0;  // for other threads
+  std::atomic<int> num_free_ = 0;
+};
+
+}  // namespace sax
+
+#endif  // NATIVE_SCHED_SCHEDULER_H_

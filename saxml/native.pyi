@@ -1,0 +1,282 @@
+"""
+The native core of the model server: KV pages, scheduling, token-id text.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import enum
+
+import numpy
+import numpy.typing
+
+__all__: list[str] = [
+    "DropReason",
+    "OutOfPagesError",
+    "PagePool",
+    "QueueFullError",
+    "Scheduler",
+    "StepPlan",
+    "format_token_ids",
+    "parse_token_ids",
+]
+
+class QueueFullError(RuntimeError):
+    """
+    Scheduler.submit found the queue at its capacity.
+    """
+
+class OutOfPagesError(RuntimeError):
+    """
+    PagePool.allocate found no free page.
+    """
+
+class DropReason(enum.Enum):
+    """
+    Why plan() gave a request up.
+    """
+
+    CANCELLED = ...
+    EXPIRED = ...
+
+class PagePool:
+    """
+    Reference-counted, fixed-size pages of the KV cache.
+
+    It knows numbers only; one thread owns it. Raises ValueError for a page that is unknown
+    or, where a used one is needed, free.
+    """
+    def __init__(self, num_pages: int, page_size: int) -> None: ...
+    def allocate(self) -> int:
+        """
+        Give a free page, now used once; raises OutOfPagesError.
+        """
+    def check_integrity(self) -> None:
+        """
+        Raise RuntimeError with the numbers if the free list and the counts disagree.
+        """
+    def ref_count(self, page: int) -> int:
+        """
+        Count the users of a page.
+        """
+    def release(self, page: int) -> None:
+        """
+        Count one user less; without users the page is free.
+        """
+    def retain(self, page: int) -> None:
+        """
+        Count one user more.
+        """
+    @property
+    def free_pages(self) -> int:
+        """
+        Pages that nobody uses.
+        """
+    @property
+    def num_pages(self) -> int:
+        """
+        Pages in all.
+        """
+    @property
+    def page_size(self) -> int:
+        """
+        Tokens a page holds.
+        """
+
+class StepPlan:
+    """
+    One step of the device, padded to its bucket.
+
+    The arrays share the plan's memory and keep it alive; Scheduler.packed_offsets says what
+    lies where in `packed`.
+    """
+    @property
+    def bucket(self) -> int:
+        """
+        T, the tokens that the arrays have room for.
+        """
+    @property
+    def entry_request(self) -> numpy.typing.NDArray[numpy.int64]:
+        """
+        Request id of each entry.
+        """
+    @property
+    def entry_seq(self) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        Index of each entry's sequence inside its request.
+        """
+    @property
+    def entry_target(self) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        Token whose log-probability is wanted, -1 where tokens are chosen.
+        """
+    @property
+    def num_copies(self) -> int:
+        """
+        Pages to copy before anything is written.
+        """
+    @property
+    def num_decode_rows(self) -> int:
+        """
+        Rows of one token that was chosen in an earlier step.
+        """
+    @property
+    def num_entries(self) -> int:
+        """
+        Tokens whose logits are wanted.
+        """
+    @property
+    def num_rows(self) -> int:
+        """
+        Sequences that take part; those that decode come first.
+        """
+    @property
+    def num_tokens(self) -> int:
+        """
+        Tokens of the step.
+        """
+    @property
+    def packed(self) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        All sections in one array, for one transfer.
+        """
+
+class Scheduler:
+    """
+    Continuous batching over paged KV: what runs next, on which pages.
+
+    submit, cancel, wait, wake and the properties may be used from any thread, the rest from
+    the engine's thread only. A request is started only when its rows and its worst case of
+    pages can be set aside, so a running one is never stopped for want of pages; requests
+    start in the order of their arrival.
+    """
+    def __init__(
+        self,
+        *,
+        num_pages: int,
+        page_size: int,
+        max_rows: int,
+        buckets: collections.abc.Sequence[int],
+        max_model_len: int,
+        queue_capacity: int,
+        row_params: int,
+    ) -> None:
+        """
+        Set the sizes; ValueError if they do not fit together.
+
+        buckets: ascending token counts that steps are padded to; the last is the most tokens of
+        a step and at least max_rows, the most sequences at once. max_model_len: most tokens of
+        a sequence. row_params: words that travel with each request.
+        """
+    def advance(
+        self,
+        request_id: int,
+        parents: numpy.typing.NDArray[numpy.int32],
+        tokens: numpy.typing.NDArray[numpy.int32],
+    ) -> None:
+        """
+        Replace a request's sequences after its entries were emitted.
+
+        Child j continues sequence parents[j] with tokens[j]; 1 to width children. Pages are
+        shared, those of sequences without a child are released. ValueError if nothing is
+        awaited, a parent does not exist, there are too many children, or max_new_tokens would
+        be passed.
+        """
+    def cancel(self, request_id: int) -> None:
+        """
+        Have the next plan() drop a request; unknown ids are ignored. Any thread.
+        """
+    def check_integrity(self) -> None:
+        """
+        Raise RuntimeError with the numbers if counts, tables and reservations disagree.
+        """
+    def finish(self, request_id: int) -> None:
+        """
+        Release all that a request holds; unknown ids are ignored.
+        """
+    def packed_offsets(self, bucket: int) -> dict[str, tuple[int, int]]:
+        """
+        Give (offset, length) of each section of StepPlan.packed in a bucket, in order.
+
+        With T the bucket, R = min(T, max_rows), MP = ceil(max_model_len / page_size), W =
+        row_params: header[8] (num_tokens, num_rows, num_decode_rows, num_entries, num_copies,
+        0, 0, 0), tokens[T], positions[T], slots[T], q_start[R + 1], kv_len[R], page_table[R *
+        MP], copy_src[R], copy_dst[R], entry_token[R], entry_target[R], entry_sample[R],
+        entry_position[R], entry_params[R * W].
+        """
+    def plan(self, now: float) -> StepPlan | None:
+        """
+        Choose the next step, or None when there is nothing to do.
+
+        Drops what was cancelled or is late by `now` (time.monotonic() seconds), then takes
+        every sequence with a pending token and fills up with prompts. It takes microseconds and
+        keeps the GIL.
+        """
+    def submit(
+        self,
+        request_id: int,
+        prompt: numpy.typing.NDArray[numpy.int32],
+        *,
+        width: int,
+        fork_at_start: bool,
+        max_new_tokens: int,
+        targets: numpy.typing.NDArray[numpy.int32],
+        row_params: numpy.typing.NDArray[numpy.int32],
+        deadline: float,
+    ) -> None:
+        """
+        Queue a request; any thread.
+
+        width: most sequences alive at once (beams or samples). fork_at_start: the finished
+        prompt emits `width` entries (samples 0..width-1) instead of one. targets: empty to
+        generate; to score, the last len(targets) prompt tokens each emit an entry with that
+        target (then width is 1, max_new_tokens 0). deadline: time.monotonic() seconds, inf for
+        none. Raises ValueError for a request that could never run and for an id in use,
+        QueueFullError when queue_capacity requests wait.
+        """
+    def take_dropped(self) -> list[tuple[int, DropReason]]:
+        """
+        Give the requests that plan() dropped since the last call, and why.
+        """
+    def wait(self, timeout: float) -> bool:
+        """
+        Wait at most `timeout` seconds for work, without the GIL; any thread.
+
+        True as soon as a request waits, runs or is to be dropped, or wake() was called.
+        """
+    def wake(self) -> None:
+        """
+        Have one wait() return True. Any thread.
+        """
+    @property
+    def free_pages(self) -> int:
+        """
+        Pages that nobody uses.
+        """
+    @property
+    def running(self) -> int:
+        """
+        Requests that were started.
+        """
+    @property
+    def used_pages(self) -> int:
+        """
+        Pages that hold tokens.
+        """
+    @property
+    def waiting(self) -> int:
+        """
+        Requests in the queue.
+        """
+
+def format_token_ids(ids: numpy.typing.NDArray[numpy.int32]) -> str:
+    """
+    Write token ids as "1,2,3"; no ids give "".
+    """
+
+def parse_token_ids(text: str) -> numpy.typing.NDArray[numpy.int32]:
+    """
+    Read token ids from "1,2,3"; blanks around the numbers are allowed.
+
+    ValueError names the piece that is not a number from 0 to 2147483647, and its place.
+    """
