@@ -1,0 +1,161 @@
+"""Keeps a model's addresses up to date in the background."""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import grpc
+
+from saxml.client.address_set import AddressSet
+from saxml.client.admin_link import AdminLink
+from saxml.client.retry import Backoff
+from saxml.client.rpc import WATCH_LOC
+from saxml.common.errors import CancelledError, DeadlineExceededError, SaxError, from_code
+
+# A long poll is renewed this often, so that a connection that died in silence is noticed.
+POLL_S = 60.0
+
+_TRANSIENT = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
+    }
+)
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Run:
+    """One life of the background thread, from a first question to a final error."""
+
+    known: AddressSet = field(default_factory=AddressSet)
+    heard: bool = False
+    trouble: SaxError | None = None  # transient, the thread goes on
+    final: SaxError | None = None  # the thread has ended
+
+
+class AddressWatch:
+    """A WatchLoc long poll in a thread of its own, started by the first `wait`.
+
+    While the admin server is away the last known addresses stand. An unknown or unpublished model
+    ends the watch; the next `wait` asks anew. `on_poll` is called after each answer.
+    """
+
+    def __init__(
+        self,
+        link: AdminLink,
+        model_id: str,
+        rng: random.Random,
+        on_poll: Callable[[], None] = lambda: None,
+        poll_s: float = POLL_S,
+    ) -> None:
+        self._link = link
+        self._model_id = model_id
+        self._rng = rng
+        self._on_poll = on_poll
+        self._poll_s = poll_s
+        self._changed = threading.Condition()
+        self._closed = threading.Event()
+        self._run: _Run | None = None
+        self._thread: threading.Thread | None = None
+
+    def wait(self, timeout_s: float) -> frozenset[str]:
+        """The addresses, as soon as there are any.
+
+        Raises NotFoundError at once for a model that is not published, and when the time is over
+        the reason why there is no address: the admin server does not answer (its error), or the
+        model has no server (DeadlineExceededError).
+        """
+        end = time.monotonic() + timeout_s
+        with self._changed:
+            run = self._running()
+            while not run.known.addresses:
+                if self._closed.is_set():
+                    raise CancelledError("the client is closed")
+                if run.final:
+                    raise from_code(run.final.code, str(run.final)) from run.final
+                if not self._changed.wait(max(0.0, end - time.monotonic())):
+                    raise self._too_late(run, timeout_s)
+            return run.known.addresses
+
+    def close(self, join: bool = True) -> None:
+        """Ends the thread; whoever waits gets CancelledError."""
+        self._closed.set()
+        self._link.close()
+        with self._changed:
+            self._changed.notify_all()
+            thread = self._thread
+        if join and thread and thread is not threading.current_thread():
+            thread.join(timeout=10)
+
+    def _running(self) -> _Run:
+        if self._closed.is_set():
+            raise CancelledError("the client is closed")
+        if self._run is None or self._run.final:
+            self._run = _Run()
+            self._thread = threading.Thread(
+                target=self._follow, args=(self._run,), name=f"watch {self._model_id}", daemon=True
+            )
+            self._thread.start()
+        return self._run
+
+    def _too_late(self, run: _Run, timeout_s: float) -> SaxError:
+        if run.trouble:
+            return from_code(run.trouble.code, f"{run.trouble} (waited {timeout_s:.3g} s)")
+        return DeadlineExceededError(
+            f"model {self._model_id} has no model server yet (waited {timeout_s:.3g} s)"
+        )
+
+    def _follow(self, run: _Run) -> None:
+        backoff = Backoff(self._rng, start_s=0.05, factor=1.5, cap_s=1.0)
+        while not self._closed.is_set():
+            try:
+                request = run.known.request(self._model_id)
+                response = self._link.call(WATCH_LOC, request, self._poll_s)
+            except SaxError as error:
+                if not self._survives(run, error):
+                    break
+                if error.code is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                    self._closed.wait(backoff.next())
+            else:
+                backoff.reset()
+                with self._changed:
+                    run.known.apply(response)
+                    run.heard, run.trouble = True, None
+                    self._changed.notify_all()
+            self._on_poll()
+
+    def _survives(self, run: _Run, error: SaxError) -> bool:
+        """Takes an error in; whether the thread goes on."""
+        if error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return self._renew(run)
+        # Whoever has addresses keeps them unless the model is gone.
+        keeps = run.heard and error.code is not grpc.StatusCode.NOT_FOUND
+        with self._changed:
+            if error.code in _TRANSIENT or keeps:
+                if run.trouble is None and not self._closed.is_set():
+                    _logger.info("Watching %s: %s; trying again", self._model_id, error)
+                run.trouble = error
+                return True
+            run.known = AddressSet()
+            run.final = error
+            self._changed.notify_all()
+            return False
+
+    def _renew(self, run: _Run) -> bool:
+        trouble: SaxError | None = None
+        try:
+            self._link.check_leader()
+        except SaxError as error:
+            trouble = error
+        with self._changed:
+            run.trouble = trouble
+        return True

@@ -1,0 +1,89 @@
+"""Cells as they lie below a root: list, create, delete, and who may administer them."""
+
+import os
+import re
+import shutil
+
+from saxml.common.errors import (
+    AlreadyExistsError,
+    InvalidArgumentError,
+    NotFoundError,
+    SaxError,
+    UnimplementedError,
+)
+from saxml.common.names import CellId, check_fs_root, parse_cell
+from saxml.proto import admin_pb2
+from saxml.storage.base import open_store
+from saxml.storage.cell import NO_ADMIN_YET, CellStore
+
+EVERYBODY = "acl/all"
+
+
+def list_cells(root: str) -> list[str]:
+    """Names of the cells below a root, sorted."""
+    store = open_store(root)
+    entries = store.list("sax")
+    if not entries and not store.exists_dir("sax"):
+        raise NotFoundError(f"there are no cells below {root}: it has no folder called sax")
+    cells = []
+    for entry in entries:
+        name = entry.removesuffix("/")
+        try:
+            parse_cell(f"/sax/{name}")
+        except SaxError:
+            continue
+        if entry.endswith("/"):
+            cells.append(name)
+    return sorted(cells)
+
+
+def create_cell(root: str, cell: CellId, fs_root: str, admin_acl: str = EVERYBODY) -> None:
+    """Makes a cell that an admin server can be started for; AlreadyExistsError if it is there."""
+    check_fs_root(fs_root)
+    check_acl(admin_acl)
+    store = CellStore(root, cell)
+    if store.read_config() is not None:
+        raise AlreadyExistsError(f"the cell {cell.full} exists already ({store.path})")
+    store.create()
+    store.write_config(admin_pb2.Config(fs_root=fs_root, admin_acl=admin_acl), if_generation=0)
+    if store.read_location() is None:
+        store.write_location(NO_ADMIN_YET)
+
+
+def delete_cell(root: str, cell: CellId) -> None:
+    """Removes a cell's folder with everything in it; not possible in a bucket."""
+    store = CellStore(root, cell)
+    if not store.exists():
+        raise NotFoundError(f"there is no cell {cell.full} ({store.path})")
+    if re.match(r"gs://|/gcs/|mem://", root):
+        raise UnimplementedError(
+            "deleting a cell in a bucket is not done here: "
+            f"gcloud storage rm --recursive {root.rstrip('/')}{cell.full}"
+        )
+    shutil.rmtree(os.path.join(store.store.root, cell.full.lstrip("/")))
+
+
+def cell_config(root: str, cell: CellId) -> admin_pb2.Config:
+    """The configuration of a cell; NotFoundError if it has none."""
+    config = CellStore(root, cell).read_config()
+    if config is None:
+        raise NotFoundError(f"the cell {cell.full} has no config.proto below {root}")
+    return config
+
+
+def set_cell_acl(root: str, cell: CellId, admin_acl: str) -> None:
+    """Sets who may administer a cell."""
+    config = cell_config(root, cell)
+    if not admin_acl:
+        raise InvalidArgumentError("config must be saved with a non-empty write ACL")
+    check_acl(admin_acl)
+    config.admin_acl = admin_acl
+    CellStore(root, cell).write_config(config)
+
+
+def check_acl(acl: str) -> None:
+    """Raises unless `acl` is one that can be kept: only acl/all, for nothing checks others yet."""
+    if not acl.startswith("acl/"):
+        raise InvalidArgumentError(f"{acl} is not a valid ACL name (must start with one of [acl/])")
+    if acl != EVERYBODY:
+        raise UnimplementedError(f"ACL check is not supported: {acl} (only {EVERYBODY} is)")

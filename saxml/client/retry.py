@@ -1,0 +1,102 @@
+"""When a failed call is made again, and after how long."""
+
+import random
+from collections.abc import Callable
+from typing import TypeVar
+
+import grpc
+
+from saxml.common.clock import Clock
+from saxml.common.errors import DeadlineExceededError, SaxError, from_code
+
+DEFAULT_TIMEOUT_S = 60.0
+
+# A model server answers NOT_FOUND for a model that it is still loading.
+SERVER_CODES = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.NOT_FOUND,
+    }
+)
+FAIL_FAST_SERVER_CODES = frozenset({grpc.StatusCode.NOT_FOUND})
+ADMIN_CODES = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED})
+
+_Target = TypeVar("_Target")
+_Result = TypeVar("_Result")
+
+
+class Deadline:
+    """A point in time by which a call, with all its tries, must have ended."""
+
+    def __init__(self, clock: Clock, timeout_s: float) -> None:
+        self._clock = clock
+        self.timeout_s = timeout_s
+        self._end = clock.monotonic() + timeout_s
+
+    def remaining(self) -> float:
+        """Seconds left, at least 0."""
+        return max(0.0, self._end - self._clock.monotonic())
+
+
+class Backoff:
+    """Growing pauses: start, then `factor` times longer each, capped; the last half is random."""
+
+    def __init__(
+        self,
+        rng: random.Random,
+        start_s: float = 0.01,
+        factor: float = 1.1,
+        cap_s: float = 20.0,
+    ) -> None:
+        self._rng = rng
+        self._start_s, self._factor, self._cap_s = start_s, factor, cap_s
+        self._pause_s = start_s
+
+    def next(self) -> float:
+        """Seconds to wait before the next try."""
+        pause = self._pause_s
+        self._pause_s = min(self._cap_s, pause * self._factor)
+        return pause * self._rng.uniform(0.5, 1.0)
+
+    def reset(self) -> None:
+        """Something succeeded: the next pause is short again."""
+        self._pause_s = self._start_s
+
+
+def with_retry(
+    choose: Callable[[], _Target],
+    attempt: Callable[[_Target], _Result],
+    *,
+    codes: frozenset[grpc.StatusCode],
+    deadline: Deadline,
+    backoff: Backoff,
+    clock: Clock,
+) -> _Result:
+    """Chooses a target and tries it, again and again until the deadline.
+
+    An error of `choose` is final, an error of `attempt` is final unless its status is one of
+    `codes`. When the next pause would pass the deadline, the last error is raised, with the
+    number of tries; an attempt that the deadline itself cuts off raises DeadlineExceededError.
+    """
+    tries = 0
+    last: SaxError | None = None
+    while True:
+        if deadline.remaining() <= 0:
+            raise last or DeadlineExceededError(f"deadline of {deadline.timeout_s:g} s exceeded")
+        target = choose()
+        tries += 1
+        try:
+            return attempt(target)
+        except SaxError as error:
+            if error.code is grpc.StatusCode.DEADLINE_EXCEEDED and last is not None:
+                raise DeadlineExceededError(f"{error}; the try before failed: {last}") from error
+            if error.code not in codes:
+                raise
+            last = error
+        pause = backoff.next()
+        if pause >= deadline.remaining():
+            raise from_code(
+                last.code, f"{last} (gave up after {tries} tries in {deadline.timeout_s:g} s)"
+            ) from last
+        clock.sleep(pause)
