@@ -119,8 +119,9 @@ def from_code(code: grpc.StatusCode, message: str) -> SaxError:
 
 def from_rpc_error(error: grpc.RpcError) -> SaxError:
     """What a failed call said, as one of our errors."""
-    code = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
-    details = error.details() if isinstance(error, grpc.Call) else str(error)
+    # The errors of grpc.aio are no grpc.Call, but they answer the same questions.
+    code = error.code() if hasattr(error, "code") else grpc.StatusCode.UNKNOWN
+    details = error.details() if hasattr(error, "details") else str(error)
     return from_code(code, details or "")
 
 

@@ -1,0 +1,78 @@
+"""The admin server's line to one model server."""
+
+import asyncio
+from typing import Any
+
+import grpc
+
+from saxml.common.errors import DeadlineExceededError
+from saxml.proto import admin_pb2, modelet_pb2, modelet_pb2_grpc
+
+_OPTIONS = (
+    ("grpc.enable_http_proxy", 0),
+    # A server that comes back is reached by a connection of its own, not by one in back-off.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 3000),
+)
+
+
+class Modelet:
+    """Calls of sax.Modelet; they raise grpc.RpcError. Use it in one event loop."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        self._stub: Any = modelet_pb2_grpc.ModeletStub(self._channel)
+
+    async def dial(self, timeout_s: float) -> None:
+        """Waits until the server is reached; DeadlineExceededError if it is not."""
+        try:
+            await asyncio.wait_for(self._channel.channel_ready(), timeout_s)
+        except TimeoutError as error:
+            raise DeadlineExceededError(
+                f"Start failed to create a client for model server {self.address}: "
+                "context deadline exceeded"
+            ) from error
+
+    def is_connected(self) -> bool:
+        """Whether the connection stands; it breaks when the server's process ends."""
+        return self._channel.get_state() == grpc.ChannelConnectivity.READY
+
+    async def get_status(self, timeout_s: float) -> modelet_pb2.GetStatusResponse:
+        """What the server has loaded and how it is doing."""
+        request = modelet_pb2.GetStatusRequest(
+            include_failure_reasons=True, include_method_stats=True
+        )
+        response: modelet_pb2.GetStatusResponse = await self._stub.GetStatus(
+            request, timeout=timeout_s
+        )
+        return response
+
+    async def load(self, model: admin_pb2.Model) -> None:
+        """Returns when the model is loaded, however long that takes."""
+        request = modelet_pb2.LoadRequest(
+            model_key=model.model_id,
+            model_path=model.model_path,
+            checkpoint_path=model.checkpoint_path,
+            overrides=model.overrides,
+        )
+        request.acls.CopyFrom(model.acls)
+        await self._stub.Load(request)
+
+    async def update(self, model: admin_pb2.Model, *, with_checkpoint: bool) -> None:
+        """Hands on changed access lists, and a changed checkpoint, which is then loaded."""
+        request = modelet_pb2.UpdateLoadedRequest(model_key=model.model_id)
+        request.acls.CopyFrom(model.acls)
+        if with_checkpoint:
+            request.checkpoint_path = model.checkpoint_path
+        await self._stub.UpdateLoaded(request)
+
+    async def unload(self, model_key: str) -> None:
+        """Returns when the model is gone."""
+        await self._stub.Unload(modelet_pb2.UnloadRequest(model_key=model_key))
+
+    async def close(self) -> None:
+        """Ends the connection and every call on it."""
+        await self._channel.close(None)
