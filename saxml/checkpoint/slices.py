@@ -1,0 +1,54 @@
+"""Reads any part of an array that is stored as one zarr array a layer."""
+
+import collections
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+
+_IN_FLIGHT_BYTES = 256 << 20
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StackedSource:
+    """`stores` are the layers (one store when not `stacked`); `shape` is what callers see, layers
+    in front. Rows beyond a store's end read as zeros, rows beyond `shape` are not read."""
+
+    stores: list[Any]
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    stacked: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on disk, uncompressed."""
+        one = self.stores[0]
+        return int(len(self.stores) * math.prod(one.shape) * one.dtype.numpy_dtype.itemsize)
+
+    def read(self, index: tuple[slice, ...] | None) -> np.ndarray[Any, Any]:
+        """The part at `index`, one slice an axis, None for all; layers are read in parallel."""
+        index = index or tuple(slice(n) for n in self.shape)
+        spans = [s.indices(n)[:2] for s, n in zip(index, self.shape, strict=True)]
+        part: np.ndarray[Any, Any] = np.zeros([stop - start for start, stop in spans], self.dtype)
+        layers = range(*spans[0]) if self.stacked else [0]
+        inner = spans[1:] if self.stacked else spans
+        pending: collections.deque[Any] = collections.deque()
+        per_layer = max(part.nbytes // max(len(layers), 1), 1)
+        for place, layer in enumerate(layers):
+            store = self.stores[layer]
+            stops = [min(stop, n) for (_, stop), n in zip(inner, store.shape, strict=True)]
+            starts = [start for start, _ in inner]
+            if any(start >= stop for start, stop in zip(starts, stops, strict=True)):
+                continue
+            target = part[place] if self.stacked else part
+            target = target[tuple(slice(b - a) for a, b in zip(starts, stops, strict=True))]
+            source = store[tuple(slice(a, b) for a, b in zip(starts, stops, strict=True))]
+            source = ts.cast(source, ts.dtype(self.dtype))
+            pending.append(ts.array(target).write(source[ts.d[:].translate_to[0]]))
+            while len(pending) * per_layer > _IN_FLIGHT_BYTES and len(pending) > 1:
+                pending.popleft().result()
+        for future in pending:
+            future.result()
+        return part

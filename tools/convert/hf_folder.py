@@ -1,0 +1,162 @@
+"""A Hugging Face model folder: configuration, tensors, tokenizer, chat template."""
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from saxml.checkpoint.record import TokenizerRecord
+from saxml.common import errors
+from tools.convert import safetensors_reader, torch_reader
+from tools.convert.mapping import Tensors
+
+_HF_TOKENIZER = "tokenizer.json"
+_GPT2_TOKENIZERS = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
+
+
+class HfFolder:
+    """One folder. Raises NotFoundError when it or its config.json is not there."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        if not os.path.isdir(path):
+            raise errors.NotFoundError(
+                f"no folder {path}; --base takes a local folder with config.json and *.safetensors "
+                "(a model of the Hugging Face hub is fetched with: hf download MODEL --local-dir "
+                "DIR)"
+            )
+        if not os.path.exists(os.path.join(path, "config.json")):
+            raise errors.NotFoundError(f"{path} has no config.json; is it a Hugging Face model?")
+        self.config = Fields(self.json("config.json"), os.path.join(path, "config.json"))
+
+    def json(self, name: str) -> dict[str, Any]:
+        """A JSON object of the folder; {} when the file is not there."""
+        path = os.path.join(self.path, name)
+        if not os.path.exists(path):
+            return {}
+        try:
+            with open(path, encoding="utf-8") as file:
+                parsed = json.load(file)
+        except ValueError as error:
+            raise errors.InvalidArgumentError(f"{path} is not JSON: {error}") from error
+        if not isinstance(parsed, dict):
+            raise errors.InvalidArgumentError(f"{path} is not a JSON object")
+        return parsed
+
+    def tensors(self) -> Tensors:
+        """Its weights: safetensors if there are any, else pytorch_model.bin."""
+        here = set(os.listdir(self.path))
+        if here & {safetensors_reader.SINGLE, safetensors_reader.INDEX}:
+            return safetensors_reader.SafetensorsFolder(self.path)
+        if here & {torch_reader.SINGLE, torch_reader.INDEX}:
+            return torch_reader.TorchFolder(self.path)
+        raise errors.NotFoundError(
+            f"{self.path} has neither {safetensors_reader.SINGLE} nor {safetensors_reader.INDEX} "
+            f"nor {torch_reader.SINGLE}"
+        )
+
+    def tokenizer(self) -> tuple[TokenizerRecord | None, dict[str, bytes]]:
+        """Which tokenizer it has, and the files; (None, {}) when it has none that we read."""
+        if os.path.exists(os.path.join(self.path, _HF_TOKENIZER)):
+            return self._tokenizer("hf_json", (_HF_TOKENIZER,))
+        for files in _GPT2_TOKENIZERS:
+            if all(os.path.exists(os.path.join(self.path, f)) for f in files):
+                return self._tokenizer("gpt2_bpe", files)
+        return None, {}
+
+    def chat_template(self) -> str | None:
+        """The template as text: of chat_template.jinja, else of tokenizer_config.json."""
+        path = os.path.join(self.path, "chat_template.jinja")
+        if os.path.exists(path):
+            with open(path, encoding="utf-8") as file:
+                return file.read()
+        template = self.json("tokenizer_config.json").get("chat_template")
+        return template if isinstance(template, str) else None
+
+    def stop_token_ids(self) -> tuple[int, ...]:
+        """eos_token_id of generation_config.json, else config.json; the first is the main one."""
+        for name in ("generation_config.json", "config.json"):
+            found = self.json(name).get("eos_token_id")
+            ids = found if isinstance(found, list) else [found]
+            if ids and all(type(i) is int for i in ids):
+                return tuple(ids)
+        raise errors.InvalidArgumentError(
+            f"{self.path}/config.json: eos_token_id is missing or not a token id"
+        )
+
+    def _tokenizer(
+        self, kind: str, files: tuple[str, ...]
+    ) -> tuple[TokenizerRecord, dict[str, bytes]]:
+        data = {}
+        for name in files:
+            with open(os.path.join(self.path, name), "rb") as file:
+                data[name] = file.read()
+        return TokenizerRecord(kind=kind, files=files), data
+
+
+class Fields:
+    """Typed access to a configuration; errors name the file and the field."""
+
+    def __init__(self, fields: Mapping[str, Any], where: str) -> None:
+        self._fields = fields
+        self.where = where
+
+    def has(self, name: str) -> bool:
+        """Whether it is there and not null."""
+        return self._fields.get(name) is not None
+
+    def number(self, name: str, default: int | None = None) -> int:
+        """A positive whole number."""
+        value = self._get(name, default)
+        if type(value) is not int or value < 1:
+            raise self.bad(name, value, "a positive whole number")
+        return value
+
+    def token(self, name: str, default: int | None = None) -> int:
+        """A token id."""
+        value = self._get(name, default)
+        if type(value) is not int or value < 0:
+            raise self.bad(name, value, "a token id")
+        return value
+
+    def real(self, name: str, default: float | None = None) -> float:
+        """A positive number."""
+        value = self._get(name, default)
+        if type(value) not in (int, float) or value <= 0:
+            raise self.bad(name, value, "a positive number")
+        return float(value)
+
+    def flag(self, name: str, default: bool) -> bool:
+        """True or false."""
+        value = self._get(name, default)
+        if type(value) is not bool:
+            raise self.bad(name, value, "true or false")
+        return value
+
+    def child(self, name: str) -> "Fields":
+        """A nested object."""
+        value = self._get(name, None)
+        if not isinstance(value, dict):
+            raise self.bad(name, value, "an object")
+        return Fields(value, f"{self.where}: {name}")
+
+    def choice(self, name: str, allowed: tuple[str, ...], default: str | None = None) -> str:
+        """One of some words; UnimplementedError for another."""
+        value = self._get(name, default)
+        if value not in allowed:
+            raise errors.UnimplementedError(
+                f"{self.where}: {name} is {value!r}; implemented: {', '.join(allowed)}"
+            )
+        return str(value)
+
+    def bad(self, name: str, value: Any, wanted: str) -> errors.SaxError:
+        """The error for an unusable value."""
+        return errors.InvalidArgumentError(f"{self.where}: {name} is {value!r}, wanted {wanted}")
+
+    def _get(self, name: str, default: Any) -> Any:
+        value = self._fields.get(name)
+        if value is None:
+            value = default
+        if value is None:
+            raise errors.InvalidArgumentError(f"{self.where}: the field {name} is missing")
+        return value
