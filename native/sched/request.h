@@ -15,16 +15,16 @@ namespace sax {
 
 struct Request {
   int64_t id = 0;
-  std::vector<int32_t> prompt;
+  std::vector<int32_t> prompt = {};
   // Most sequences alive at once: beams or samples.
   int width = 1;
   // The finished prefill emits `width` entries instead of one.
   bool fork_at_start = false;
   int max_new_tokens = 0;
   // For scoring: the last targets.size() prompt tokens each emit an entry with one of these.
-  std::vector<int32_t> targets;
+  std::vector<int32_t> targets = {};
   // Words that travel with every entry of this request; the scheduler does not look at them.
-  std::vector<int32_t> row_params;
+  std::vector<int32_t> row_params = {};
   double deadline = std::numeric_limits<double>::infinity();
 };
 

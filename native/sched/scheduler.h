@@ -19,22 +19,13 @@
 #include <vector>
 
 #include "native/kv/page_pool.h"
+#include "native/sched/config.h"
 #include "native/sched/group.h"
 #include "native/sched/plan_writer.h"
 #include "native/sched/request_queue.h"
 #include "native/sched/step_plan.h"
 
 namespace sax {
-
-struct SchedulerConfig {
-  int num_pages;
-  int page_size;
-  int max_rows;              // most sequences at once
-  std::vector<int> buckets;  // token counts of a step, ascending; the last is at least max_rows
-  int max_model_len;         // most tokens of a sequence, prompt included
-  int queue_capacity;
-  int row_params;  // words of Request::row_params
-};
 
 class Scheduler {
  public:
@@ -78,7 +69,6 @@ class Scheduler {
     int entries;
   };
 
-  void CheckRequest(const Request& request) const;
   void DropDead(double now);
   void ChooseDecodeRows(Budget* left);
   void ChoosePrefillRows(Budget* left);
