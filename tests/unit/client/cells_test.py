@@ -1,0 +1,84 @@
+from pathlib import Path
+
+import pytest
+
+from saxml.client.cells import cell_config, create_cell, delete_cell, list_cells, set_cell_acl
+from saxml.common.errors import (
+    AlreadyExistsError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnimplementedError,
+)
+from saxml.common.names import parse_cell
+from saxml.proto import admin_pb2
+from saxml.storage.cell import CellStore
+
+TEST = parse_cell("/sax/test")
+
+
+def test_created_cell_has_config_and_says_that_no_admin_server_runs(tmp_path: Path) -> None:
+    root = str(tmp_path)
+    create_cell(root, TEST, "/fs/root")
+    assert cell_config(root, TEST) == admin_pb2.Config(fs_root="/fs/root", admin_acl="acl/all")
+    with pytest.raises(FailedPreconditionError, match="no admin server has been started"):
+        CellStore(root, TEST).admin_address()
+    assert list_cells(root) == ["test"]
+
+
+def test_cell_is_not_created_twice(tmp_path: Path) -> None:
+    create_cell(str(tmp_path), TEST, "/fs")
+    with pytest.raises(AlreadyExistsError, match="/sax/test exists already"):
+        create_cell(str(tmp_path), TEST, "/fs")
+
+
+def test_only_directories_with_a_cell_name_are_listed(tmp_path: Path) -> None:
+    create_cell(str(tmp_path), TEST, "/fs")
+    create_cell(str(tmp_path), parse_cell("/sax/a-2"), "/fs")
+    (tmp_path / "sax" / "file").write_text("")
+    (tmp_path / "sax" / "Bad name").mkdir()
+    assert list_cells(str(tmp_path)) == ["a-2", "test"]
+
+
+def test_missing_root_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="no folder called sax"):
+        list_cells(str(tmp_path / "nope"))
+
+
+def test_delete_removes_the_folder(tmp_path: Path) -> None:
+    create_cell(str(tmp_path), TEST, "/fs")
+    delete_cell(str(tmp_path), TEST)
+    assert list_cells(str(tmp_path)) == []
+    with pytest.raises(NotFoundError, match="no cell /sax/test"):
+        delete_cell(str(tmp_path), TEST)
+
+
+def test_delete_in_a_bucket_says_how() -> None:
+    create_cell("mem://bucket", TEST, "/fs")
+    with pytest.raises(UnimplementedError, match="gcloud storage rm"):
+        delete_cell("mem://bucket", TEST)
+
+
+@pytest.mark.parametrize(
+    ("acl", "error"),
+    [("x", InvalidArgumentError), ("", InvalidArgumentError), ("acl/x", UnimplementedError)],
+)
+def test_acl_that_cannot_be_kept_is_refused(
+    tmp_path: Path, acl: str, error: type[Exception]
+) -> None:
+    create_cell(str(tmp_path), TEST, "/fs")
+    with pytest.raises(error):
+        set_cell_acl(str(tmp_path), TEST, acl)
+    assert cell_config(str(tmp_path), TEST).admin_acl == "acl/all"
+
+
+def test_acl_all_is_written(tmp_path: Path) -> None:
+    CellStore(str(tmp_path), TEST).create()
+    CellStore(str(tmp_path), TEST).write_config(admin_pb2.Config(fs_root="/fs"))
+    set_cell_acl(str(tmp_path), TEST, "acl/all")
+    assert cell_config(str(tmp_path), TEST) == admin_pb2.Config(fs_root="/fs", admin_acl="acl/all")
+
+
+def test_bad_fs_root_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match="fs_root"):
+        create_cell(str(tmp_path), TEST, "/a b")
