@@ -48,10 +48,17 @@ def make_pages(
     return jnp.zeros((num_layers, num_pages, page_size, 2, num_kv_heads, head_dim), dtype)
 
 
-def copy_pages(pages: jax.Array, source: jax.Array, target: jax.Array) -> jax.Array:
-    """pages[:, target] <- pages[:, source], i32[C] each; targets out of range are not written."""
-    P = pages.shape[1]
-    return pages.at[:, target].set(pages[:, jnp.minimum(source, P - 1)], mode="drop")
+def copy_pages(
+    pages: jax.Array, source: jax.Array, target: jax.Array, count: jax.Array
+) -> jax.Array:
+    """pages[:, target[i]] <- pages[:, source[i]] for i < count; source, target: i32[R]."""
+
+    def copy(i: jax.Array, pages: jax.Array) -> jax.Array:
+        page = jax.lax.dynamic_slice_in_dim(pages, source[i], 1, 1)
+        return jax.lax.dynamic_update_slice_in_dim(pages, page, target[i], 1)
+
+    copied: jax.Array = jax.lax.fori_loop(0, count, copy, pages)
+    return copied
 
 
 def ragged_paged_attention(
@@ -104,9 +111,11 @@ def _prefill_rows(
             attended = _attend(queries, pages, layer, table, position[None], seen)
             return jax.lax.dynamic_update_slice_in_dim(out, attended[0], start, 0)
 
-        return jax.lax.fori_loop(0, (end - begin + tile - 1) // tile, tile_of, out)
+        row_out: jax.Array = jax.lax.fori_loop(0, (end - begin + tile - 1) // tile, tile_of, out)
+        return row_out
 
-    return jax.lax.fori_loop(batch.num_decode_rows, batch.num_rows, row, out)[:T]
+    done: jax.Array = jax.lax.fori_loop(batch.num_decode_rows, batch.num_rows, row, out)
+    return done[:T]
 
 
 def _attend(

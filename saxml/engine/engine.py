@@ -1,0 +1,256 @@
+"""The step loop: one thread that owns the scheduler's plans, the pages and all requests in flight.
+
+  submit (any thread) -> Scheduler queue -> plan -> device step -> decoders -> advance or finish ->
+  future
+
+Nothing blocks the loop but the device; what a request's owner has to do with its tokens happens in
+the owner's thread.
+"""
+
+import concurrent.futures
+import itertools
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+from absl import logging
+from jax.sharding import Mesh
+
+from saxml import native
+from saxml.common import errors
+from saxml.engine import step as step_lib
+from saxml.engine.decoders import Decoder, Floats, Hypothesis, Ints, ScoreDecoder
+from saxml.engine.options import EngineOptions
+from saxml.models import sharding
+from saxml.models.config import ModelConfig
+from saxml.ops import attention
+
+Progress = Callable[[str], None]
+_IDLE_WAIT_S = 1.0
+_NO_TARGETS = np.empty(0, np.int32)
+
+
+class Request:
+    """One request in flight; `future` gets its hypotheses, or a SaxError."""
+
+    def __init__(
+        self, request_id: int, decoder: Decoder, on_step: Callable[[list[Hypothesis]], None] | None
+    ) -> None:
+        self.id = request_id
+        self.decoder = decoder
+        self.on_step = on_step
+        self.future: concurrent.futures.Future[list[Hypothesis]] = concurrent.futures.Future()
+
+
+class Engine:
+    """Decodes with one model. Compiles all its steps in the constructor; nothing is compiled
+    afterwards."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        params: Mapping[str, jax.Array],
+        options: EngineOptions,
+        mesh: Mesh,
+        dtype: jax.typing.DTypeLike,
+        *,
+        progress: Progress = lambda message: None,
+    ) -> None:
+        """params: what the family's `prepare` gives. Pages are kept in dtype. progress: told about
+        each compilation."""
+        if options.num_candidates > config.vocab_size:
+            raise errors.InvalidArgumentError(
+                f"TOKENS_PER_BEAM and stop tokens need {options.num_candidates} candidates;"
+                f" the vocabulary has {config.vocab_size}"
+            )
+        self.config = config
+        self.options = options
+        self._params = dict(params)
+        self._scheduler = native.Scheduler(
+            num_pages=options.num_pages,
+            page_size=options.page_size,
+            max_rows=options.max_rows,
+            buckets=list(options.buckets),
+            max_model_len=options.max_model_len,
+            queue_capacity=options.queue_capacity,
+            row_params=step_lib.ROW_PARAMS,
+        )
+        self._requests: dict[int, Request] = {}
+        self._ids = itertools.count(1)
+        self._failure: errors.SaxError | None = None
+        self._stopping = False
+        self.steps = 0
+        self._pages, self._steps = self._compile(mesh, dtype, progress)
+        self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
+        self._thread.start()
+
+    def _compile(self, mesh: Mesh, dtype: jax.typing.DTypeLike, progress: Progress):  # type: ignore[no-untyped-def]
+        c, o = self.config, self.options
+        shape = (c.num_layers, o.num_pages, o.page_size, 2, c.num_kv_heads, c.head_dim)
+        pages_sharding = sharding.sharding(mesh, (None,) * 4 + ("kv_heads", "head_dim"), shape)
+        pages = jax.jit(
+            lambda: attention.make_pages(*shape[:3], *shape[4:], np.dtype(dtype)),
+            out_shardings=pages_sharding,
+        )()
+        replicated = sharding.replicated(mesh)
+        steps = {}
+        for bucket in o.buckets:
+            start = time.monotonic()
+            offsets = self._scheduler.packed_offsets(bucket)
+            length = max(first + count for first, count in offsets.values())
+            packed = jax.ShapeDtypeStruct((length,), np.int32, sharding=replicated)
+            steps[bucket] = (
+                jax.jit(
+                    step_lib.make_step(c, o, bucket, offsets),
+                    donate_argnums=1,
+                    out_shardings=(replicated, pages_sharding),
+                )
+                .lower(self._params, pages, packed)
+                .compile()
+            )
+            progress(f"compiled the {bucket}-token step in {time.monotonic() - start:.1f} s")
+        return pages, steps
+
+    def submit(
+        self,
+        prompt: Ints,
+        decoder: Decoder,
+        *,
+        deadline: float = math.inf,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        seed: int = 0,
+        on_step: Callable[[list[Hypothesis]], None] | None = None,
+    ) -> Request:
+        """Queues a request; any thread.
+
+        prompt i32[n]; deadline on time.monotonic's clock; on_step is called in the engine's thread
+        after each of the request's steps with what there is, and must not block.
+
+        Raises InvalidArgumentError for a prompt that cannot be served, ResourceExhaustedError when
+        the queue is full, UnavailableError when the engine is stopped or broken.
+        """
+        if self._failure is not None:
+            raise self._failure
+        if outside := prompt[(prompt < 0) | (prompt >= self.config.vocab_size)].tolist():
+            raise errors.InvalidArgumentError(
+                f"token id {outside[0]} is outside the vocabulary of {self.config.vocab_size}"
+            )
+        request = Request(next(self._ids), decoder, on_step)
+        self._requests[request.id] = request
+        try:
+            self._scheduler.submit(
+                request.id,
+                np.ascontiguousarray(prompt, np.int32),
+                width=decoder.width,
+                fork_at_start=decoder.fork_at_start,
+                max_new_tokens=decoder.max_new_tokens,
+                targets=decoder.targets if isinstance(decoder, ScoreDecoder) else _NO_TARGETS,
+                row_params=step_lib.row_params(temperature, top_p, top_k, seed),
+                deadline=deadline,
+            )
+        except native.QueueFullError as e:
+            del self._requests[request.id]
+            raise errors.ResourceExhaustedError(f"{e}; try again later") from None
+        except ValueError as e:
+            del self._requests[request.id]
+            raise errors.InvalidArgumentError(str(e)) from None
+        if self._failure is not None:  # the loop ended between the first look and the queue
+            self._fail(request.id, self._failure)
+        return request
+
+    def cancel(self, request: Request) -> None:
+        """Gives up a request; its pages are free within one step. Does nothing if it has
+        finished."""
+        self._scheduler.cancel(request.id)
+
+    def check_integrity(self) -> None:
+        """Raises if a page is lost or used twice. Call it while nothing runs."""
+        self._scheduler.check_integrity()
+
+    @property
+    def free_pages(self) -> int:
+        """Pages no sequence uses."""
+        return int(self._scheduler.free_pages)
+
+    @property
+    def pending(self) -> int:
+        """Requests that wait or run."""
+        return len(self._requests)
+
+    @property
+    def failure(self) -> errors.SaxError | None:
+        """Why the engine no longer runs, if it does not."""
+        return self._failure
+
+    def stop(self) -> None:
+        """Ends the loop; requests in flight fail with UNAVAILABLE."""
+        self._stopping = True
+        self._scheduler.wake()
+        self._thread.join()
+        self._pages = None
+        self._params.clear()
+
+    def _loop(self) -> None:
+        try:
+            while not self._stopping:
+                if self._scheduler.wait(_IDLE_WAIT_S):
+                    self._step()
+            self._failure = errors.UnavailableError("the model is being unloaded")
+        except Exception as e:
+            logging.exception("the engine's step failed; the model cannot go on")
+            self._failure = errors.UnavailableError(f"the engine has failed: {e}")
+        for request_id in list(self._requests):
+            self._scheduler.finish(request_id)
+            self._fail(request_id, self._failure)
+
+    def _step(self) -> None:
+        plan = self._scheduler.plan(time.monotonic())
+        for request_id, reason in self._scheduler.take_dropped():
+            if reason == native.DropReason.EXPIRED:
+                self._fail(request_id, errors.DeadlineExceededError("deadline exceeded"))
+            else:
+                self._fail(request_id, errors.CancelledError("cancelled by the client"))
+        if plan is None:
+            return
+        result, self._pages = self._steps[plan.bucket](self._params, self._pages, plan.packed)
+        self.steps += 1
+        rows = np.asarray(result)[: plan.num_entries]
+        owners = plan.entry_request
+        first = 0
+        for last in [*(np.flatnonzero(np.diff(owners)) + 1).tolist(), plan.num_entries]:
+            if first < last:
+                self._decode(int(owners[first]), plan.entry_seq[first:last], rows[first:last])
+            first = last
+
+    def _decode(self, request_id: int, seqs: Ints, rows: Floats) -> None:
+        """Hands a request its rows; whatever goes wrong there concerns this request alone."""
+        request = self._requests.get(request_id)
+        if request is None:
+            self._scheduler.finish(request_id)
+            return
+        try:
+            going_on = request.decoder.step(seqs, rows)
+            if going_on is None:
+                self._scheduler.finish(request_id)
+                results = request.decoder.results()
+                del self._requests[request_id]
+                request.future.set_result(results)
+                return
+            if len(going_on.parents):
+                self._scheduler.advance(request_id, going_on.parents, going_on.tokens)
+            if request.on_step is not None:
+                request.on_step(request.decoder.results())
+        except Exception as e:
+            logging.exception("request %d failed in its decoder", request_id)
+            self._scheduler.finish(request_id)
+            self._fail(request_id, errors.InternalError(f"decoding failed: {e}"))
+
+    def _fail(self, request_id: int, error: errors.SaxError) -> None:
+        request = self._requests.pop(request_id, None)
+        if request is not None and not request.future.done():
+            request.future.set_exception(error)

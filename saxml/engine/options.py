@@ -1,0 +1,54 @@
+"""How an engine is sized and how it chooses tokens; fixed when its steps are compiled."""
+
+import dataclasses
+
+from saxml.common import errors
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """Sizes are in tokens, pages and rows (a row is one sequence in a step).
+
+    max_model_len   prompt plus generated tokens of the longest sequence
+    max_rows        sequences alive at once; a request with four beams counts four
+    buckets         token counts that steps are padded to, ascending; each is compiled at load, the
+    last is the
+                    budget of one step
+    queue_capacity  requests that may wait before others are refused
+    top_k           candidates kept before sampling; 0: the whole vocabulary
+    num_candidates  best tokens a row that beam search gets to see; 0 without beams
+    stop_ids        tokens that end a sequence
+    """
+
+    page_size: int
+    num_pages: int
+    max_model_len: int
+    max_rows: int
+    buckets: tuple[int, ...]
+    queue_capacity: int
+    top_k: int
+    num_candidates: int
+    stop_ids: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if self.buckets[-1] < self.max_rows:
+            raise errors.InvalidArgumentError(
+                f"the largest token bucket, {self.buckets[-1]}, is smaller than the"
+                f" {self.max_rows} rows a step may have"
+            )
+
+
+def token_buckets(max_rows: int, max_prompt: int, largest: int = 256) -> tuple[int, ...]:
+    """Token buckets for up to max_rows decode rows and prompts of up to max_prompt tokens.
+
+    Powers of four and max_rows itself, so that padding never costs more than a few times the work
+    and few programs are compiled; the largest is a chunk of prefill on top of the decode rows.
+    """
+    chunk = min(largest, max_prompt)
+    top = max(max_rows, chunk)
+    sizes = {1, max_rows, top}
+    size = 4
+    while size < top:
+        sizes.add(size)
+        size *= 4
+    return tuple(sorted(sizes))

@@ -1,0 +1,99 @@
+"""Beam search against a brute-force implementation of its definition."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from saxml.engine.beam import BeamDecoder, BeamOptions
+from saxml.engine.decoders import Hypothesis
+from tests.unit.engine.brute_force_beam import beam_search
+
+VOCAB = 11
+
+
+Logits = Callable[[list[int]], np.ndarray]
+
+
+def language(seed: int, stop_bias: float) -> Logits:
+    """A made-up language model: logits by the generated tokens, the first two being the stop
+    tokens."""
+
+    def logits_of(tokens: list[int]) -> np.ndarray:
+        rng = np.random.default_rng([seed, *tokens])
+        logits = rng.normal(size=VOCAB).astype(np.float32) * 2
+        logits[:2] += stop_bias
+        return logits
+
+    return logits_of
+
+
+def run(logits_of: Logits, options: BeamOptions) -> list[Hypothesis]:
+    """Drives a decoder as the engine does, with a list of token lists in place of sequences."""
+    decoder = BeamDecoder(options)
+    sequences: list[list[int]] = [[]]
+    while True:
+        rows = []
+        for tokens in sequences:
+            logits = logits_of(tokens)
+            shifted = logits - logits.max()
+            logp = shifted - np.log(np.exp(shifted).sum(dtype=np.float32))
+            ids = np.argsort(-logp, kind="stable")[: options.num_candidates]
+            rows.append([0, 0, 0, *logp[list(options.stop_ids)], *logp[ids], *ids])
+        seqs = np.arange(len(sequences), dtype=np.int32)
+        going_on = decoder.step(seqs, np.array(rows, np.float32))
+        if going_on is None:
+            return decoder.results()
+        assert len(going_on.parents) == options.beam_size
+        sequences = [
+            [*sequences[p], t]
+            for p, t in zip(going_on.parents.tolist(), going_on.tokens.tolist(), strict=True)
+        ]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    stop_bias=st.sampled_from([-4.0, 0.0, 3.0]),
+    beam_size=st.integers(1, 5),
+    tokens_per_beam=st.integers(1, 5),
+    alpha=st.sampled_from([0.0, 0.5, 0.8, 1.0]),
+    min_steps=st.integers(0, 4),
+    max_steps=st.integers(1, 6),
+    num_stop=st.integers(1, 2),
+    early_exit=st.booleans(),
+)
+def test_results_equal_brute_force(
+    seed: int, stop_bias: float, num_stop: int, **options: Any
+) -> None:
+    stop_ids = (0, 1)[:num_stop]
+    logits_of = language(seed, stop_bias)
+    found = run(logits_of, BeamOptions(stop_ids=stop_ids, **options))
+    wanted = beam_search(logits_of, stop_ids=stop_ids, **options)
+    assert [h.tokens.tolist() for h in found] == [tokens for tokens, _ in wanted]
+    np.testing.assert_allclose(
+        [h.score for h in found], [score for _, score in wanted], rtol=1e-5, atol=1e-5
+    )
+
+
+def test_unfilled_places_are_zeros_with_the_least_score() -> None:
+    options = BeamOptions(
+        beam_size=3,
+        tokens_per_beam=3,
+        alpha=0.5,
+        min_steps=9,
+        max_steps=4,
+        stop_ids=(0,),
+        early_exit=False,
+    )
+    found = run(language(1, 0.0), options)
+    assert [h.score for h in found] == [-1e9] * 3
+    assert [h.tokens.tolist() for h in found] == [[0] * 4] * 3
+
+
+def test_score_of_the_guide_follows_from_its_log_probability() -> None:
+    # 66 tokens, alpha 0.5: the guide's best beam, -0.023136413, has a summed log p of -0.0872.
+    assert pytest.approx(-0.023136413, abs=1e-5) == -0.0872 / ((66 + 5) / 5) ** 0.5

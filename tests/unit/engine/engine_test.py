@@ -1,0 +1,189 @@
+"""The step loop on tiny random models: same answers whatever else runs, and no page lost."""
+
+import concurrent.futures
+import threading
+import time
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+import pytest
+
+from saxml.common import errors
+from saxml.engine.beam import BeamDecoder, BeamOptions
+from saxml.engine.decoders import Continue, SampleDecoder, ScoreDecoder
+from saxml.engine.engine import Engine
+from saxml.models.config import ModelConfig
+from tests.unit.engine import tiny
+
+BEAMS = BeamOptions(
+    beam_size=4,
+    tokens_per_beam=4,
+    alpha=0.5,
+    min_steps=2,
+    max_steps=20,
+    stop_ids=(tiny.STOP,),
+    early_exit=False,
+)
+
+
+@pytest.fixture(scope="module", params=[tiny.GPTJ, tiny.LLAMA], ids=lambda c: c.family)
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    config: ModelConfig = request.param
+    with tiny.running(config) as running:
+        yield running
+
+
+def test_request_alone_and_among_fifteen_others_gives_the_same_ids(engine: Engine) -> None:
+    prompts = tiny.prompts(16)
+    alone = [engine.submit(p, tiny.greedy()).future.result()[0] for p in prompts]
+    together = [engine.submit(p, tiny.greedy()) for p in prompts]
+    for one, request in zip(alone, together, strict=True):
+        other = request.future.result()[0]
+        assert other.tokens.tolist() == one.tokens.tolist()
+        assert other.score == pytest.approx(one.score, abs=1e-3)
+
+
+def test_beams_alone_and_among_samples_are_the_same(engine: Engine) -> None:
+    prompts = tiny.prompts(6, seed=1)
+    alone = [engine.submit(p, BeamDecoder(BEAMS)).future.result() for p in prompts]
+    mixed = []
+    for prompt in prompts:
+        mixed.append(engine.submit(prompt, BeamDecoder(BEAMS)))
+        engine.submit(prompt, tiny.greedy())
+    for one, request in zip(alone, mixed, strict=True):
+        other = request.future.result()
+        assert [h.tokens.tolist() for h in other] == [h.tokens.tolist() for h in one]
+
+
+def test_score_of_generated_tokens_is_their_generation_score(engine: Engine) -> None:
+    for prompt in tiny.prompts(4, seed=2):
+        generated = engine.submit(prompt, tiny.greedy()).future.result()[0]
+        inputs = np.concatenate([prompt, generated.tokens[:-1]])
+        scored = engine.submit(inputs, ScoreDecoder(generated.tokens)).future.result()[0]
+        assert scored.score == pytest.approx(generated.score, abs=1e-3)
+
+
+def test_sampling_depends_on_its_seed_and_not_on_its_neighbours(engine: Engine) -> None:
+    prompt = tiny.prompts(1, seed=3)[0]
+
+    def sample(seed: int):  # type: ignore[no-untyped-def]
+        decoder = SampleDecoder(num_samples=3, max_steps=12, stop_ids=(tiny.STOP,), sort=False)
+        return engine.submit(prompt, decoder, temperature=1.0, seed=seed)
+
+    first = [h.tokens.tolist() for h in sample(7).future.result()]
+    crowd = [engine.submit(p, tiny.greedy()) for p in tiny.prompts(8, seed=4)]
+    again = [h.tokens.tolist() for h in sample(7).future.result()]
+    other = [h.tokens.tolist() for h in sample(8).future.result()]
+    concurrent.futures.wait([r.future for r in crowd])
+    assert first == again
+    assert first != other
+    assert first[0] != first[1]
+
+
+def test_temperature_zero_and_top_k_one_are_greedy(engine: Engine) -> None:
+    prompt = tiny.prompts(1, seed=5)[0]
+    wanted = engine.submit(prompt, tiny.greedy()).future.result()[0].tokens.tolist()
+    for options in ({"top_k": 1}, {"top_p": 0.0}):
+        request = engine.submit(prompt, tiny.greedy(), temperature=5.0, seed=1, **options)
+        assert request.future.result()[0].tokens.tolist() == wanted
+
+
+def test_cancelled_request_fails_and_gives_its_pages_back(engine: Engine) -> None:
+    started = threading.Event()
+    decoder = SampleDecoder(num_samples=1, max_steps=60, stop_ids=(), sort=True)
+
+    def slow_step(_: object) -> None:
+        started.set()
+        time.sleep(0.02)
+
+    request = engine.submit(np.array([1], np.int32), decoder, on_step=slow_step)
+    started.wait()
+    engine.cancel(request)
+    with pytest.raises(errors.CancelledError):
+        request.future.result(timeout=10)
+    engine.cancel(request)
+
+
+def test_request_past_its_deadline_fails(engine: Engine) -> None:
+    request = engine.submit(tiny.prompts(1)[0], tiny.greedy(), deadline=time.monotonic() - 1)
+    with pytest.raises(errors.DeadlineExceededError):
+        request.future.result(timeout=10)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ([], "empty"),
+        ([tiny.VOCAB], "outside the vocabulary"),
+        ([-1], "outside the vocabulary"),
+        ([1] * 60, "64"),
+    ],
+)
+def test_bad_prompt_is_refused_before_it_is_queued(
+    engine: Engine, prompt: list[int], message: str
+) -> None:
+    with pytest.raises(errors.InvalidArgumentError, match=message):
+        engine.submit(np.array(prompt, np.int32), tiny.greedy())
+    assert engine.pending == 0
+
+
+def test_decoder_that_raises_fails_alone(engine: Engine) -> None:
+    class Broken(SampleDecoder):
+        def step(self, seqs, rows) -> Continue | None:  # type: ignore[no-untyped-def]
+            raise ValueError("no choice")
+
+    broken = engine.submit(
+        np.array([3], np.int32), Broken(num_samples=1, max_steps=4, stop_ids=(), sort=True)
+    )
+    good = engine.submit(np.array([3], np.int32), tiny.greedy())
+    with pytest.raises(errors.InternalError, match="no choice"):
+        broken.future.result(timeout=10)
+    assert good.future.result(timeout=10)
+
+
+def test_nothing_compiles_after_the_constructor(engine: Engine) -> None:
+    compiled: list[str] = []
+
+    def listen(event: str, duration_secs: float, **_: str | int) -> None:
+        if "compile" in event:
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    requests = [engine.submit(p, BeamDecoder(BEAMS)) for p in tiny.prompts(9, seed=6)]
+    concurrent.futures.wait([r.future for r in requests])
+    assert compiled == []
+
+
+def test_full_queue_refuses_at_once() -> None:
+    with tiny.running(tiny.LLAMA, queue_capacity=2, max_rows=1, buckets=(1, 32)) as engine:
+        gate = threading.Event()
+
+        def blocked(_: object) -> None:
+            gate.wait(10)
+
+        decoder = SampleDecoder(num_samples=1, max_steps=50, stop_ids=(), sort=True)
+        running = engine.submit(np.array([1], np.int32), decoder, on_step=blocked)
+        requests = [running]
+
+        def fill() -> None:
+            for _ in range(10):
+                requests.append(engine.submit(np.array([1], np.int32), tiny.greedy(2)))
+
+        with pytest.raises(errors.ResourceExhaustedError, match="2"):
+            fill()
+        gate.set()
+        concurrent.futures.wait([r.future for r in requests])
+
+
+def test_stop_fails_what_is_in_flight_and_what_comes_later() -> None:
+    with tiny.running(tiny.LLAMA) as engine:
+        decoder = SampleDecoder(num_samples=1, max_steps=60, stop_ids=(), sort=True)
+        request = engine.submit(
+            np.array([1], np.int32), decoder, on_step=lambda _: time.sleep(0.01)
+        )
+        engine.stop()
+        with pytest.raises(errors.UnavailableError):
+            request.future.result(timeout=10)
+        with pytest.raises(errors.UnavailableError):
+            engine.submit(np.array([1], np.int32), tiny.greedy())
