@@ -8,9 +8,10 @@ import dataclasses
 import re
 from collections.abc import Callable, Sequence
 
+from saxml.checkpoint.record import ModelRecord
 from saxml.common import errors
 
-_CHATML_ROLE = re.compile(r"[a-z]+$")
+_ROLE = re.compile(r"[a-z]+$")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -35,30 +36,32 @@ FORMATS: dict[str, Callable[[Sequence[Message], str | None, bool], str]] = {"cha
 
 
 def render(
-    chat_format: str | None,
-    messages: Sequence[Message],
+    record: ModelRecord,
+    conversation: str | Sequence[Message],
     *,
-    system: str | None = None,
     add_generation_prompt: bool = True,
 ) -> str:
-    """The prompt of a conversation. Tokenise it as it is: the special tokens are in the text.
+    """The prompt of a conversation; a string is one message of the user. Tokenise it as it is: the
+    special tokens are in the text.
 
     Raises UnimplementedError when the model has no format that we render, InvalidArgumentError for
     no messages or an odd role.
     """
-    if chat_format not in FORMATS:
+    if record.chat_format not in FORMATS:
         raise errors.UnimplementedError(
             "this model's chat template is not one that SAX renders "
             f"({', '.join(FORMATS)}); send a plain prompt"
         )
-    if not messages:
+    if isinstance(conversation, str):
+        conversation = [Message("user", conversation)]
+    if not conversation:
         raise errors.InvalidArgumentError("the conversation has no messages")
-    for message in messages:
-        if not _CHATML_ROLE.match(message.role):
+    for message in conversation:
+        if not _ROLE.match(message.role):
             raise errors.InvalidArgumentError(
                 f"role {message.role!r} is not a word like system, user or assistant"
             )
-    return FORMATS[chat_format](messages, system, add_generation_prompt)
+    return FORMATS[record.chat_format](conversation, record.chat_system, add_generation_prompt)
 
 
 def recognise(template: str | None) -> tuple[str | None, str | None]:

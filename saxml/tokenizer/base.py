@@ -1,0 +1,59 @@
+"""What the rest of SAX needs of a tokenizer."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+
+class Tokenizer(Protocol):
+    """Text to token ids and back. Neither adds a start or an end token by itself."""
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest id."""
+
+    @property
+    def bos_id(self) -> int | None:
+        """The id that starts a text, if the model has one."""
+
+    @property
+    def eos_id(self) -> int | None:
+        """The id that ends a text, if it is known."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text. The names of special tokens in it, <|im_start|> say, become those
+        tokens."""
+
+    def decode(
+        self, ids: Sequence[int], *, skip_special: bool = False, clean_up: bool = False
+    ) -> str:
+        """Text of ids; ids without a token give nothing, incomplete UTF-8 gives U+FFFD.
+
+        `skip_special` leaves special tokens out. `clean_up` takes out the blank before full stops,
+        commas and the like, which is what Hugging Face's `clean_up_tokenization_spaces` does.
+        """
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that one id stands for inside a text: those of a special token's name, or what
+        a stream is put together from; b"" for an id without a token."""
+
+
+# Applied in this order by Hugging Face's tokenizers.
+_CLEAN_UP = (
+    (" .", "."),
+    (" ?", "?"),
+    (" !", "!"),
+    (" ,", ","),
+    (" ' ", "'"),
+    (" n't", "n't"),
+    (" 'm", "'m"),
+    (" 's", "'s"),
+    (" 've", "'ve"),
+    (" 're", "'re"),
+)
+
+
+def clean_up_spaces(text: str) -> str:
+    """Takes out the blanks that `clean_up_tokenization_spaces` takes out."""
+    for spaced, tight in _CLEAN_UP:
+        text = text.replace(spaced, tight)
+    return text

@@ -1,0 +1,146 @@
+"""Tokenizers that the `tokenizers` library runs: Hugging Face's tokenizer.json, GPT-2's files."""
+
+import functools
+import json
+import re
+from collections.abc import Mapping, Sequence
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
+
+from saxml.common import errors
+from saxml.tokenizer.base import clean_up_spaces
+
+_END_OF_TEXT = "<|endoftext|>"
+_BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>$")
+
+
+class LibraryTokenizer:
+    """A Tokenizer on top of the `tokenizers` library."""
+
+    def __init__(
+        self,
+        library: tokenizers.Tokenizer,
+        *,
+        bos_id: int | None = None,
+        eos_id: int | None = None,
+    ) -> None:
+        self._library = library
+        self._byte_level = "ByteLevel" in json.dumps(json.loads(library.to_str())["decoder"])
+        self._added = {i: t.content for i, t in library.get_added_tokens_decoder().items()}
+        ids = library.get_vocab(with_added_tokens=True).values()
+        self.vocab_size = max(ids, default=-1) + 1
+        self.bos_id = bos_id
+        self.eos_id = eos_id
+
+    def encode(self, text: str) -> list[int]:
+        """See Tokenizer."""
+        ids: list[int] = self._library.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(
+        self, ids: Sequence[int], *, skip_special: bool = False, clean_up: bool = False
+    ) -> str:
+        """See Tokenizer."""
+        text: str = self._library.decode(list(ids), skip_special_tokens=skip_special)
+        return clean_up_spaces(text) if clean_up else text
+
+    def token_bytes(self, token: int) -> bytes:
+        """See Tokenizer."""
+        if token in self._added:
+            return self._added[token].encode()
+        piece = self._library.id_to_token(token)
+        if piece is None:
+            return b""
+        if self._byte_level:
+            table = _bytes_of_characters()
+            return bytes(table[c] for c in piece if c in table)
+        raw = _BYTE_PIECE.match(piece)
+        return bytes([int(raw.group(1), 16)]) if raw else piece.replace("▁", " ").encode()
+
+
+def hugging_face(
+    data: bytes, where: str, *, bos_id: int | None = None, eos_id: int | None = None
+) -> LibraryTokenizer:
+    """The tokenizer of a tokenizer.json. `where` names the file in errors."""
+    try:
+        library = tokenizers.Tokenizer.from_buffer(data)
+    except Exception as error:
+        raise errors.InvalidArgumentError(f"{where} is not a tokenizer.json: {error}") from error
+    library.no_truncation()
+    library.no_padding()
+    return LibraryTokenizer(library, bos_id=bos_id, eos_id=eos_id)
+
+
+def gpt2(
+    vocabulary: bytes,
+    merges: bytes,
+    where: str,
+    *,
+    bos_id: int | None = None,
+    eos_id: int | None = None,
+) -> LibraryTokenizer:
+    """GPT-2's encoding from encoder.json (or vocab.json) and vocab.bpe (or merges.txt)."""
+    try:
+        ids = json.loads(vocabulary)
+        pairs = parse_merges(merges.decode().splitlines())
+        library = byte_level_bpe(ids, pairs, single_digits=False)
+    except Exception as error:
+        raise errors.InvalidArgumentError(
+            f"{where}: not the vocabulary and merges of GPT-2: {error}"
+        ) from error
+    end = ids.get(_END_OF_TEXT)
+    if end is not None:
+        library.add_special_tokens([_special(_END_OF_TEXT)])
+    return LibraryTokenizer(
+        library,
+        bos_id=end if bos_id is None else bos_id,
+        eos_id=end if eos_id is None else eos_id,
+    )
+
+
+def byte_level_bpe(
+    ids: Mapping[str, int], merges: list[tuple[str, str]], *, single_digits: bool
+) -> tokenizers.Tokenizer:
+    """Byte-pair encoding as GPT-2 does it; with `single_digits`, each digit is a token (SmolLM)."""
+    library = tokenizers.Tokenizer(models.BPE(vocab=dict(ids), merges=merges))
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.pre_tokenizer = (
+        pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level])
+        if single_digits
+        else byte_level
+    )
+    library.decoder = decoders.ByteLevel()
+    return library
+
+
+def add_special(library: tokenizers.Tokenizer, names: Sequence[str]) -> None:
+    """Makes tokens of the vocabulary special: found in texts as they are, left out by
+    skip_special."""
+    library.add_special_tokens([_special(name) for name in names])
+
+
+def parse_merges(lines: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of a merges file; a first line "#version: ..." is skipped."""
+    pairs = []
+    for number, line in enumerate(lines):
+        if not line or (number == 0 and line.startswith("#version")):
+            continue
+        left, blank, right = line.partition(" ")
+        if not (left and blank and right) or " " in right:
+            raise ValueError(f"merge {number + 1} is {line!r}, wanted two tokens")
+        pairs.append((left, right))
+    return pairs
+
+
+def _special(name: str) -> tokenizers.AddedToken:
+    return tokenizers.AddedToken(name, special=True, normalized=False)
+
+
+@functools.cache
+def _bytes_of_characters() -> dict[str, int]:
+    """GPT-2's printable stand-ins for the 256 bytes (Radford et al. 2019, encoder.py): printable
+    Latin-1 characters stand for themselves, the others count up from U+0100."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [b for b in range(256) if b not in plain]
+    return {chr(b): b for b in plain} | {chr(256 + n): b for n, b in enumerate(others)}
