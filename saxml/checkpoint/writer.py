@@ -7,6 +7,7 @@ with CheckpointWriter("gs://bucket/lm") as writer:
 """
 
 import collections
+import itertools
 import pathlib
 from collections.abc import Sequence
 from types import TracebackType
@@ -19,14 +20,14 @@ from saxml.checkpoint import layout
 from saxml.checkpoint.folder import Folder, remove_empty_folders, translated
 from saxml.common import errors
 
-_IN_FLIGHT = 4  # chunks being compressed and written at once
+_IN_FLIGHT_BYTES = 4 * layout.CHUNK_BYTES  # being compressed and written at once
 
 
 class CheckpointWriter:
     """One checkpoint being written; readers refuse it until commit().
 
-    Arrays are written one after the other: beside its source, an array needs memory for a few
-    chunks. Left by an exception or without commit(), it removes what it wrote and nothing else.
+    Arrays are written while the next ones are read; `in_flight_bytes` bounds the copies that this
+    needs. Left by an exception or without commit(), it removes what it wrote and nothing else.
 
     Raises AlreadyExistsError when the step's folder holds anything and `overwrite` is false. With
     `overwrite`, the old commit markers go first, then the arrays that the old metadata lists.
@@ -39,13 +40,16 @@ class CheckpointWriter:
         step: int = 0,
         overwrite: bool = False,
         chunk_bytes: int = layout.CHUNK_BYTES,
+        in_flight_bytes: int = _IN_FLIGHT_BYTES,
     ) -> None:
         self.folder = Folder(parent).child(layout.step_folder(step))
         self._step = step
         self._chunk_bytes = chunk_bytes
         self._arrays: dict[str, tuple[Sequence[int], str]] = {}
         self._files: list[str] = []
-        self._pending: collections.deque[tuple[str, Any]] = collections.deque()
+        self._pending: collections.deque[tuple[str, int, Any]] = collections.deque()
+        self._in_flight = 0
+        self._in_flight_limit = in_flight_bytes
         self._committed = False
         present = self.folder.list()
         if present and not overwrite:
@@ -78,7 +82,6 @@ class CheckpointWriter:
             )
         if name in self._arrays:
             raise errors.AlreadyExistsError(f"array {name} is written twice")
-        self.drain()
         self._arrays[name] = (tuple(shape), dtype)
         return ArrayWriter(self, name, self._create(layout.array_path(name), shape, dtype))
 
@@ -97,11 +100,19 @@ class CheckpointWriter:
             self.file(name, b"")
         self._committed = True
 
-    def submit(self, name: str, future: Any) -> None:
-        """Takes a write in flight, after waiting for the oldest if there are many."""
-        self._pending.append((name, future))
-        while len(self._pending) > _IN_FLIGHT:
+    def limit_in_flight(self, size: int) -> None:
+        """Lowers the bound on the bytes in flight."""
+        self._in_flight_limit = min(self._in_flight_limit, size)
+
+    def reserve(self, size: int) -> None:
+        """Waits until `size` more bytes may be in flight; a larger chunk goes alone."""
+        while self._pending and self._in_flight + size > self._in_flight_limit:
             self._wait_for_oldest()
+
+    def submit(self, name: str, size: int, future: Any) -> None:
+        """Takes over a write of `size` bytes that has begun."""
+        self._pending.append((name, size, future))
+        self._in_flight += size
 
     def drain(self) -> None:
         """Waits for all writes in flight."""
@@ -109,7 +120,8 @@ class CheckpointWriter:
             self._wait_for_oldest()
 
     def _wait_for_oldest(self) -> None:
-        name, future = self._pending.popleft()
+        name, size, future = self._pending.popleft()
+        self._in_flight -= size
         with translated(f"array {name} in {self.folder.path}"):
             future.result()
 
@@ -130,7 +142,7 @@ class CheckpointWriter:
         self.folder.delete(layout.METADATA)
 
     def _undo(self) -> None:
-        for _, future in self._pending:
+        for _, _, future in self._pending:
             future.exception()
         for name in reversed(self._files):
             self.folder.delete(name)
@@ -152,28 +164,25 @@ class ArrayWriter:
     def put(self, values: np.ndarray[Any, Any], index: int | None = None) -> None:
         """Writes all of it, or, with `index`, one entry of the first axis.
 
-        Strided views (a transpose, a memory map) are read chunk by chunk. The values may still be
-        read until the writer's next array(), commit() or drain().
+        Strided views (a transpose, a memory map) are read chunk by chunk. The values must not
+        change before the writer's drain() or commit().
         """
         target = self._store if index is None else self._store[index]
         if tuple(target.shape) != values.shape:
             raise errors.InvalidArgumentError(
                 f"array {self._name}: found shape {list(values.shape)}, wanted {list(target.shape)}"
             )
-        if not values.ndim:
-            self._writer.submit(self._name, target.write(values))
-            return
-        chunk = target.chunk_layout.write_chunk.shape
+        chunk = target.chunk_layout.write_chunk.shape if values.ndim else ()
         for place in _blocks(values.shape, chunk):
-            self._writer.submit(self._name, target[place].write(values[place]))
+            part = values[place]
+            self._writer.reserve(part.nbytes)
+            self._writer.submit(self._name, part.nbytes, target[place].write(part))
 
 
 def _blocks(shape: Sequence[int], chunk: Sequence[int]) -> list[tuple[slice, ...]]:
+    """Slices of all chunks, first axis slowest; one empty tuple for a scalar."""
     grid = [range(0, n, c) for n, c in zip(shape, chunk, strict=True)]
-    starts = np.stack(np.meshgrid(*grid, indexing="ij"), -1).reshape(-1, len(grid))
     return [
-        tuple(
-            slice(int(s), min(int(s) + c, n)) for s, c, n in zip(start, chunk, shape, strict=True)
-        )
-        for start in starts
+        tuple(slice(s, min(s + c, n)) for s, c, n in zip(start, chunk, shape, strict=True))
+        for start in itertools.product(*grid)
     ]

@@ -49,7 +49,9 @@ def main(convert: Convert) -> None:
             print(f"unknown arguments {' '.join(arguments[1:])}", file=sys.stderr)
             return 2
         try:
-            with tqdm.tqdm(unit="weight", unit_scale=True, desc="converting") as bar:
+            with tqdm.tqdm(
+                unit="weight", unit_scale=True, desc="converting", mininterval=0.5
+            ) as bar:
 
                 def progress(done: int, total: int) -> None:
                     bar.total = total

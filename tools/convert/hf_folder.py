@@ -3,13 +3,14 @@
 import json
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from saxml.checkpoint.record import TokenizerRecord
 from saxml.common import errors
 from tools.convert import safetensors_reader, torch_reader
 from tools.convert.mapping import Tensors
 
+T = TypeVar("T")
 _HF_TOKENIZER = "tokenizer.json"
 _GPT2_TOKENIZERS = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
 
@@ -139,6 +140,13 @@ class Fields:
         if not isinstance(value, dict):
             raise self.bad(name, value, "an object")
         return Fields(value, f"{self.where}: {name}")
+
+    def items(self, name: str, kind: type[T]) -> list[T]:
+        """A list of values of one type."""
+        value = self._get(name, None)
+        if not isinstance(value, list) or not all(type(v) is kind for v in value):
+            raise self.bad(name, type(value).__name__, f"a list of {kind.__name__}")
+        return value
 
     def choice(self, name: str, allowed: tuple[str, ...], default: str | None = None) -> str:
         """One of some words; UnimplementedError for another."""

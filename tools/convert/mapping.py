@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
+import tensorstore as ts
 
 from saxml.checkpoint.writer import CheckpointWriter
 from saxml.common import errors
@@ -103,6 +104,7 @@ def convert(
     _check(pieces, tensors, ignored)
     sizes = [math.prod(piece.shape) for piece in pieces]
     total, done = sum(sizes), 0
+    writer.limit_in_flight(max(_bytes(piece, tensors) for piece in pieces))
     array = None
     for piece, size in zip(pieces, sizes, strict=True):
         if not piece.index:
@@ -113,11 +115,15 @@ def convert(
         assert array is not None
         values = tensors.get(piece.source)
         array.put(piece.layout.view(values, piece.shape), piece.index)
-        writer.drain()
         tensors.release(piece.source)
         done += size
         if progress:
             progress(done, total)
+
+
+def _bytes(piece: _Piece, tensors: Tensors) -> int:
+    size: int = ts.dtype(tensors.dtype(piece.source)).numpy_dtype.itemsize
+    return size * math.prod(piece.shape)
 
 
 def _parts(pieces: list[_Piece], one: _Piece) -> list[_Piece]:
