@@ -8,7 +8,13 @@ import grpc
 from google.protobuf.message import Message
 
 from saxml.client.rpc import Procedure, dial
-from saxml.common.errors import CancelledError, SaxError, from_code, from_rpc_error
+from saxml.common.errors import (
+    CancelledError,
+    SaxError,
+    UnavailableError,
+    from_code,
+    from_rpc_error,
+)
 from saxml.common.names import CellId
 from saxml.storage.cell import CellStore
 
@@ -66,6 +72,8 @@ class AdminLink:
             return procedure.call(channel, request, timeout_s)
         except grpc.RpcError as rpc_error:
             error = admin_error(rpc_error)
+            if error.code is grpc.StatusCode.CANCELLED and self._was_dropped(channel):
+                raise UnavailableError(f"lost the connection to {address}") from rpc_error
             if error.code is grpc.StatusCode.UNAVAILABLE:
                 self._drop(channel)
                 raise from_code(
@@ -73,6 +81,8 @@ class AdminLink:
                 ) from rpc_error
             raise error from rpc_error
         except ValueError as error:  # the channel was closed under us
+            if self._was_dropped(channel):
+                raise UnavailableError(f"lost the connection to {address}") from error
             raise CancelledError("the client is closed") from error
 
     def check_leader(self) -> None:
@@ -102,6 +112,11 @@ class AdminLink:
             if not self._channel:
                 self._address, self._channel = address, dial(address, _DIAL_TIMEOUT_S)
             return self._address, self._channel
+
+    def _was_dropped(self, channel: grpc.Channel) -> bool:
+        """Whether another call found this channel broken and closed it."""
+        with self._lock:
+            return not self._closed and self._channel is not channel
 
     def _drop(self, channel: grpc.Channel) -> None:
         with self._lock:

@@ -116,7 +116,7 @@ class WatchCommand(Command):
             failing(f"watch {model_id.full}"),
             AdminClient(context.root(), model_id.cell_id) as admin,
         ):
-            for change in admin.watch(model_id.full, context.timeout_s):
+            for change in admin.watch(model_id.full, context.total_s):
                 if change.reset:
                     print("Reset", flush=True)
                 for sign, address in change.steps:

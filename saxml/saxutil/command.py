@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from saxml.client.admin_link import code_name
+from saxml.client.retry import Deadline
+from saxml.common.clock import SystemClock
 from saxml.common.errors import SaxError
 from saxml.common.names import ModelId, parse_model
 from saxml.saxutil.go_flags import FlagSet, UsageError
@@ -28,8 +30,17 @@ def status_text(error: SaxError) -> str:
 class Context:
     """What the global flags say."""
 
-    root_flag: str = ""
-    timeout_s: float = 60.0
+    root_flag: str
+    total_s: float
+    _deadline: Deadline = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._deadline = Deadline(SystemClock(), self.total_s)
+
+    @property
+    def timeout_s(self) -> float:
+        """Seconds left of the command's total."""
+        return self._deadline.remaining()
 
     def root(self) -> str:
         """The root of all cells; FailedPreconditionError if none is given."""

@@ -69,7 +69,7 @@ def parse_float32(text: str) -> float | None:
     else:
         return None
     try:
-        struct.pack("f", value)
+        struct.pack("<f", value)
     except OverflowError:
         return None
     return None if value in (float("inf"), float("-inf")) else value

@@ -73,7 +73,7 @@ def main(args: Sequence[str]) -> int:
     try:
         rest = flags.parse(args)
         context = Context(flags["sax_root"], flags["sax_timeout"])
-        if context.timeout_s <= 0:
+        if context.total_s <= 0:
             raise UsageError("-sax_timeout must be positive")
     except HelpRequested:
         sys.stderr.write(_overview(flags))
@@ -113,9 +113,12 @@ def _run(command: Command, context: Context, arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE
     except KeyboardInterrupt:
-        text = "interrupted"
-    except (OSError, UnicodeDecodeError) as error:
-        text = f"{type(error).__name__}: {error}"
+        sys.stderr.write("interrupted\n")
+        return FAILURE
+    except UnicodeError as error:
+        text = f"arguments and standard input must be UTF-8: {error}"
+    except OSError as error:
+        text = str(error)
     sys.stdout.flush()
     sys.stderr.write(f"Error: {text}\n{_hint(context)}")
     return FAILURE

@@ -15,6 +15,7 @@ from saxml.common.names import parse_cell
 from saxml.proto import (
     admin_pb2,
     admin_pb2_grpc,
+    common_pb2,
     lm_pb2,
     lm_pb2_grpc,
     modelet_pb2,
@@ -182,6 +183,7 @@ class StubServer(_Scripted, lm_pb2_grpc.LMServiceServicer, modelet_pb2_grpc.Mode
         self.stream_error: grpc.StatusCode | None = None
         self.answers = [lm_pb2.DecodedText(text=name, score=-0.5)]
         self.scores: list[float] = [-1.5]
+        self.loaded: set[str] = set()
         self.release = threading.Event()
         self.release.set()
         self.stream_ended = threading.Event()
@@ -230,6 +232,33 @@ class StubServer(_Scripted, lm_pb2_grpc.LMServiceServicer, modelet_pb2_grpc.Mode
         self.seen("Gradient", request, context)
         gradient = lm_pb2.GradientResponse.Gradient(values=[i / 4 for i in range(10)])
         return lm_pb2.GradientResponse(score=[-2.5], gradients={"params.lm.w_x": gradient})
+
+    def Load(self, request: Any, context: grpc.ServicerContext) -> modelet_pb2.LoadResponse:
+        self.seen("Load", request, context)
+        self.loaded.add(request.model_key)
+        return modelet_pb2.LoadResponse()
+
+    def UpdateLoaded(
+        self, request: Any, context: grpc.ServicerContext
+    ) -> modelet_pb2.UpdateLoadedResponse:
+        self.seen("UpdateLoaded", request, context)
+        return modelet_pb2.UpdateLoadedResponse()
+
+    def Unload(self, request: Any, context: grpc.ServicerContext) -> modelet_pb2.UnloadResponse:
+        self.seen("Unload", request, context)
+        self.loaded.discard(request.model_key)
+        return modelet_pb2.UnloadResponse()
+
+    def GetStatus(
+        self, request: Any, context: grpc.ServicerContext
+    ) -> modelet_pb2.GetStatusResponse:
+        models = [
+            modelet_pb2.GetStatusResponse.ModelWithStatus(
+                model_key=key, model_status=common_pb2.LOADED
+            )
+            for key in sorted(self.loaded)
+        ]
+        return modelet_pb2.GetStatusResponse(models=models)
 
     def Save(self, request: Any, context: grpc.ServicerContext) -> modelet_pb2.SaveResponse:
         self.seen("Save", request, context)
