@@ -21,7 +21,7 @@ _MASKED = -1e30
 
 
 class RaggedBatch(NamedTuple):
-    """Where the step's tokens belong. R rows, MP pages a row at most.
+    """Where the step's tokens belong. R rows, R <= T; MP pages a row at most.
 
     slots i32[T] (page * S + offset), q_start i32[R + 1], kv_len i32[R] (after this step),
     page_table i32[R, MP], num_rows i32, num_decode_rows i32 (these have one token each and come

@@ -1,0 +1,156 @@
+"""Models of one server: loading, loaded, failed. One lock for the table, one for the work of
+loading."""
+
+import dataclasses
+import threading
+from collections.abc import Callable, Mapping
+
+from absl import logging
+
+from saxml.common import errors
+from saxml.proto import common_pb2, modelet_pb2
+from saxml.server.servable_model import LmServable
+
+# Builds a servable: (key, model path, checkpoint path, overrides).
+Build = Callable[[str, str, str, Mapping[str, str]], LmServable]
+
+
+@dataclasses.dataclass(slots=True)
+class _Entry:
+    model_path: str
+    checkpoint_path: str
+    overrides: dict[str, str]
+    acls: dict[str, str]
+    status: common_pb2.ModelStatus
+    failure: str = ""
+    servable: LmServable | None = None
+
+
+class ModelTable:
+    """What this server serves, by model key. Loads run one at a time; lookups never wait for
+    them."""
+
+    def __init__(self, build: Build) -> None:
+        self._build = build
+        self._entries: dict[str, _Entry] = {}
+        self._lock = threading.Lock()
+        self._work = threading.Lock()
+
+    def load(
+        self,
+        key: str,
+        model_path: str,
+        checkpoint_path: str,
+        overrides: Mapping[str, str],
+        acls: Mapping[str, str],
+    ) -> None:
+        """Loads a model and returns when it serves; a key that is loaded is left as it is, one that
+        failed is tried again."""
+        entry = _Entry(model_path, checkpoint_path, dict(overrides), dict(acls), common_pb2.LOADING)
+        with self._lock:
+            known = self._entries.get(key)
+            if known is not None and known.status != common_pb2.FAILED:
+                return
+            self._entries[key] = entry
+        self._fill(key, entry)
+
+    def update(self, key: str, checkpoint_path: str, acls: Mapping[str, str]) -> None:
+        """Takes new ACLs; loads again only if the checkpoint is another one (empty: keep it)."""
+        with self._lock:
+            entry = self._require(key)
+            entry.acls = dict(acls)
+            if not checkpoint_path or checkpoint_path == entry.checkpoint_path:
+                return
+            fresh = dataclasses.replace(
+                entry, checkpoint_path=checkpoint_path, status=common_pb2.LOADING, servable=None
+            )
+            self._entries[key] = fresh
+        if entry.servable is not None:
+            entry.servable.unload()
+        self._fill(key, fresh)
+
+    def unload(self, key: str) -> None:
+        """Stops serving a model and frees its memory."""
+        with self._lock:
+            entry = self._require(key)
+            if entry.status == common_pb2.LOADING:
+                raise errors.UnavailableError(f"model {key} is still loading; unload it later")
+            entry.status = common_pb2.UNLOADING
+        if entry.servable is not None:
+            entry.servable.unload()
+        with self._lock:
+            if self._entries.get(key) is entry:
+                del self._entries[key]
+        logging.info("unloaded %s", key)
+
+    def get(self, key: str) -> LmServable:
+        """The servable of a loaded model; NotFoundError (clients try another server, or wait)
+        otherwise."""
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is not None and entry.status == common_pb2.LOADED:
+                assert entry.servable is not None
+                return entry.servable
+            loaded = [k for k, e in self._entries.items() if e.status == common_pb2.LOADED]
+        raise errors.NotFoundError(
+            f"model {key!r} is still loading or already unloaded."
+            f" Available models: {', '.join(sorted(loaded)) or 'none'}"
+        )
+
+    def status(
+        self, *, failure_reasons: bool, method_stats: bool
+    ) -> list[modelet_pb2.GetStatusResponse.ModelWithStatus]:
+        """Status of each model; a model whose engine broke counts as failed."""
+        with self._lock:
+            entries = sorted(self._entries.items())
+        listed = []
+        for key, entry in entries:
+            status, failure = entry.status, entry.failure
+            if entry.servable is not None and entry.servable.failure is not None:
+                status, failure = common_pb2.FAILED, str(entry.servable.failure)
+            one = modelet_pb2.GetStatusResponse.ModelWithStatus(model_key=key, model_status=status)
+            if failure_reasons:
+                one.failure_reason = failure
+            if method_stats and entry.servable is not None:
+                one.method_stats.extend(s.to_proto() for s in entry.servable.stats.values())
+            listed.append(one)
+        return listed
+
+    def close(self) -> None:
+        """Stops every engine."""
+        with self._lock:
+            entries, self._entries = list(self._entries.values()), {}
+        for entry in entries:
+            if entry.servable is not None:
+                entry.servable.unload()
+
+    def _require(self, key: str) -> _Entry:
+        if key not in self._entries:
+            raise errors.NotFoundError(f"model {key!r} is not loaded on this server")
+        return self._entries[key]
+
+    def _fill(self, key: str, entry: _Entry) -> None:
+        logging.info(
+            "loading %s: %s from %s, overrides %s",
+            key,
+            entry.model_path,
+            entry.checkpoint_path,
+            entry.overrides,
+        )
+        try:
+            with self._work:
+                entry.servable = self._build(
+                    key, entry.model_path, entry.checkpoint_path, entry.overrides
+                )
+        except Exception as e:
+            known = isinstance(e, errors.SaxError)
+            logging.log(
+                logging.ERROR, "loading %s failed: %s", key, e, exc_info=None if known else e
+            )
+            with self._lock:
+                entry.status, entry.failure = common_pb2.FAILED, str(e)
+            if known:
+                raise
+            raise errors.InternalError(f"Loading error: {e}") from e
+        with self._lock:
+            entry.status = common_pb2.LOADED

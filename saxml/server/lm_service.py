@@ -1,0 +1,81 @@
+"""sax.server.lm.LMService: the data path."""
+
+from collections.abc import Callable, Iterator
+
+import grpc
+
+from saxml.common import errors
+from saxml.proto import lm_pb2, lm_pb2_grpc
+from saxml.server.lifecycle import ModelTable
+from saxml.server.servable_model import deadline_after
+
+
+class LmService(lm_pb2_grpc.LMServiceServicer):
+    """Errors are raised as SaxError; the server's interceptor gives them their status."""
+
+    def __init__(self, models: ModelTable) -> None:
+        self._models = models
+
+    def Generate(  # noqa: N802
+        self, request: lm_pb2.GenerateRequest, context: grpc.ServicerContext
+    ) -> lm_pb2.GenerateResponse:
+        """All beams or samples, best first."""
+        found = self._models.get(request.model_key).generate(
+            request.text, request.extra_inputs, _deadline(context), _on_cancel(context)
+        )
+        return lm_pb2.GenerateResponse(
+            texts=[lm_pb2.DecodedText(text=text, score=score) for text, score in found]
+        )
+
+    def GenerateStream(  # noqa: N802
+        self, request: lm_pb2.GenerateRequest, context: grpc.ServicerContext
+    ) -> Iterator[lm_pb2.GenerateStreamResponse]:
+        """Text as it comes: results[i] = results[i][:prefix_len] + text, counted in characters."""
+        servable = self._models.get(request.model_key)
+        for items in servable.generate_stream(
+            request.text, request.extra_inputs, _deadline(context), _on_cancel(context)
+        ):
+            yield lm_pb2.GenerateStreamResponse(
+                items=[
+                    lm_pb2.GenerateStreamItem(text=text, prefix_len=kept, scores=[score])
+                    for text, kept, score in items
+                ]
+            )
+
+    def Score(  # noqa: N802
+        self, request: lm_pb2.ScoreRequest, context: grpc.ServicerContext
+    ) -> lm_pb2.ScoreResponse:
+        """log p of each suffix."""
+        return lm_pb2.ScoreResponse(
+            logp=self._models.get(request.model_key).score(
+                request.prefix,
+                list(request.suffix),
+                request.extra_inputs,
+                _deadline(context),
+                _on_cancel(context),
+            )
+        )
+
+    def Embed(  # noqa: N802
+        self, request: lm_pb2.EmbedRequest, context: grpc.ServicerContext
+    ) -> lm_pb2.EmbedResponse:
+        """Not offered."""
+        raise errors.UnimplementedError("lm.embed: this server gives no embeddings")
+
+    def Gradient(  # noqa: N802
+        self, request: lm_pb2.GradientRequest, context: grpc.ServicerContext
+    ) -> lm_pb2.GradientResponse:
+        """Not offered."""
+        raise errors.UnimplementedError("lm.gradient: this server gives no gradients")
+
+
+def _deadline(context: grpc.ServicerContext) -> float:
+    return deadline_after(context.time_remaining())
+
+
+def _on_cancel(context: grpc.ServicerContext) -> Callable[[Callable[[], None]], None]:
+    def register(cancel: Callable[[], None]) -> None:
+        if not context.add_callback(cancel):
+            cancel()
+
+    return register

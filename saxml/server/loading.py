@@ -1,0 +1,217 @@
+"""From a configuration and a checkpoint to an engine that runs."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import psutil
+from absl import logging
+from saxml.tokenizer.base import Tokenizer
+from saxml.tokenizer.load import load_tokenizer, load_vocabulary
+
+from saxml.checkpoint.pax import restore
+from saxml.checkpoint.record import ModelRecord, read_record
+from saxml.common import errors
+from saxml.engine.beam import BeamOptions
+from saxml.engine.engine import Engine
+from saxml.engine.options import EngineOptions, token_buckets
+from saxml.models import registry as families
+from saxml.models import sharding
+from saxml.models.config import ModelConfig
+from saxml.models.params import Param, random_params
+from saxml.server.pax.lm.params.template import CommonServingTemplate
+
+# Share of the free memory that pages may take where KV_CACHE_GIB does not say.
+_KV_SHARE = 0.4
+_SUFFIXES_A_REQUEST = 64
+NO_CHECKPOINT = "None"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model ready to decode."""
+
+    params: CommonServingTemplate
+    engine: Engine
+    record: ModelRecord | None
+    tokenizer: Tokenizer | None
+    beam: BeamOptions | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOptions:
+    """What the server as a whole decides: its devices, and whether a mesh may shrink."""
+
+    strict_mesh: bool = False
+    seed: int = 0
+
+
+def load(params: CommonServingTemplate, checkpoint: str, options: LoadOptions) -> Loaded:
+    """Restores the weights, compiles every step and starts the engine. Raises SaxError that says
+    what is wrong."""
+    record = _record(params, checkpoint)
+    config = params.model_config(record)
+    beam = beam_options(params)
+    mesh = sharding.make_mesh(
+        sharding.fit_mesh_shape(
+            params.ICI_MESH_SHAPE, len(jax.devices()), strict=options.strict_mesh
+        ),
+        jax.devices(),
+    )
+    tokenizer = None
+    if not (params.TOKENIZED_INPUT and params.TOKENIZED_OUTPUT):
+        if params.VOCABULARY_PATH:
+            tokenizer = load_vocabulary(params.VOCABULARY_PATH)
+        elif record is not None and record.tokenizer is not None:
+            tokenizer = load_tokenizer(checkpoint)
+    dtype = compute_dtype(params)
+    weights = _weights(params, config, checkpoint, mesh, dtype, options.seed)
+    engine = Engine(
+        config,
+        weights,
+        engine_options(params, config, dtype, beam),
+        mesh,
+        dtype,
+        progress=logging.info,
+    )
+    return Loaded(params, engine, record, tokenizer, beam)
+
+
+def _record(params: CommonServingTemplate, checkpoint: str) -> ModelRecord | None:
+    if checkpoint == NO_CHECKPOINT:
+        if not params.RANDOM_WEIGHTS:
+            raise errors.InvalidArgumentError(
+                f"{type(params).__name__} needs a checkpoint; None (random weights) is for"
+                " configurations with RANDOM_WEIGHTS"
+            )
+        return None
+    try:
+        return read_record(checkpoint)[1]
+    except errors.NotFoundError:
+        # Checkpoints of other converters have no record; classes that state their sizes need none.
+        return None
+
+
+def _weights(
+    params: CommonServingTemplate,
+    config: ModelConfig,
+    checkpoint: str,
+    mesh: jax.sharding.Mesh,
+    dtype: Any,
+    seed: int,
+) -> dict[str, jax.Array]:
+    declared = families.parameters(config)
+
+    def sharding_of(name: str, param: Param) -> jax.sharding.Sharding:
+        return sharding.sharding(mesh, param.stacked_axes, param.stacked_shape)
+
+    if checkpoint == NO_CHECKPOINT:
+        shardings = {name: sharding_of(name, param) for name, param in declared.items()}
+        restored = random_params(declared, jax.random.key(seed), dtype, shardings)
+    else:
+        restored = restore(
+            checkpoint,
+            declared,
+            dtype=dtype,
+            sharding_of=sharding_of,
+            progress=_restore_progress(checkpoint),
+        )
+    # Not under jit: what needs no other layout is handed on without a copy.
+    return families.family(config).prepare(config, restored)
+
+
+def _restore_progress(checkpoint: str) -> Callable[[int, int], None]:
+    reported = -1
+
+    def report(done: int, total: int) -> None:
+        nonlocal reported
+        percent = 100 * done // max(total, 1)
+        if percent // 20 > reported:
+            reported = percent // 20
+            logging.info("restored %d%% of %.1f MB from %s", percent, total / 1e6, checkpoint)
+
+    return report
+
+
+def compute_dtype(params: CommonServingTemplate) -> Any:
+    """FPROP_DTYPE, but float32 on CPUs, where XLA's bfloat16 matmul converts all weights in each
+    step."""
+    wanted = jnp.dtype(params.FPROP_DTYPE)
+    if jax.default_backend() == "cpu" and wanted == jnp.bfloat16:
+        return jnp.dtype(jnp.float32)
+    return wanted
+
+
+def beam_options(params: CommonServingTemplate) -> BeamOptions | None:
+    """The beam search of a configuration that has one."""
+    if not params.USE_BEAM_SEARCH:
+        return None
+    return BeamOptions(
+        beam_size=params.BEAM_SIZE,
+        tokens_per_beam=params.TOKENS_PER_BEAM or params.BEAM_SIZE,
+        alpha=params.LENGTH_NORM_ALPHA,
+        min_steps=params.MIN_DECODE_STEPS,
+        max_steps=params.max_decode_steps,
+        stop_ids=params.stop_ids,
+        early_exit=params.BEAM_SEARCH_EARLY_EXIT,
+    )
+
+
+def engine_options(
+    params: CommonServingTemplate, config: ModelConfig, dtype: Any, beam: BeamOptions | None
+) -> EngineOptions:
+    """Sizes of the engine: BATCH_SIZE requests together, each with all its beams or samples."""
+    batch = max(params.BATCH_SIZE) if isinstance(params.BATCH_SIZE, list) else params.BATCH_SIZE
+    width = beam.beam_size if beam else params.NUM_SAMPLES
+    max_len = params.INPUT_SEQ_LEN + params.max_decode_steps
+    rows = batch * width
+    greedy_only = not beam and params.NUM_SAMPLES == params.TOP_K == 1
+    return EngineOptions(
+        page_size=params.PAGE_SIZE,
+        num_pages=_num_pages(params, config, dtype, rows, width, max_len),
+        max_model_len=max_len,
+        max_rows=rows,
+        buckets=token_buckets(rows, params.INPUT_SEQ_LEN),
+        # Each of the admitted requests may be a score of many suffixes.
+        queue_capacity=batch * params.MAX_LIVE_BATCHES * _SUFFIXES_A_REQUEST,
+        top_k=1 if beam or greedy_only else params.TOP_K,
+        num_candidates=beam.num_candidates if beam else 0,
+        stop_ids=params.stop_ids,
+    )
+
+
+def _num_pages(
+    params: CommonServingTemplate,
+    config: ModelConfig,
+    dtype: Any,
+    rows: int,
+    width: int,
+    max_len: int,
+) -> int:
+    """As many pages as all rows at full length need, or as memory allows; at least one request must
+    fit."""
+    S = params.PAGE_SIZE
+    page_bytes = 2 * config.num_layers * S * config.num_kv_heads * config.head_dim * dtype.itemsize
+    if params.KV_CACHE_GIB is not None:
+        budget = int(params.KV_CACHE_GIB * 2**30)
+    else:
+        budget = int(_KV_SHARE * _free_bytes())
+    pages = min(rows * -(-max_len // S), budget // page_bytes)
+    prompt_pages = params.INPUT_SEQ_LEN // S
+    needed = prompt_pages + width * (-(-max_len // S) - prompt_pages)
+    if pages < needed:
+        raise errors.ResourceExhaustedError(
+            f"one request of {max_len} tokens needs {needed} pages of keys and values"
+            f" ({needed * page_bytes / 2**30:.2f} GiB); {pages} fit. Raise KV_CACHE_GIB, or lower"
+            " INPUT_SEQ_LEN or MAX_DECODE_STEPS"
+        )
+    return pages
+
+
+def _free_bytes() -> int:
+    if jax.default_backend() == "cpu":
+        return int(psutil.virtual_memory().available)
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return int(stats.get("bytes_limit", 8 << 30)) - int(stats.get("bytes_in_use", 0))

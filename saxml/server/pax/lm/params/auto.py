@@ -1,0 +1,54 @@
+"""Any converted checkpoint, without a class of its own."""
+
+import dataclasses
+from typing import Any
+
+from saxml.checkpoint.record import ModelRecord
+from saxml.common import errors
+from saxml.models.config import ModelConfig
+from saxml.server import registry
+from saxml.server.pax.lm.params import template
+
+
+@registry.register
+class AutoLM(template.CommonServingTemplate):
+    """Family, sizes, vocabulary, special ids and rotary layout come from what the converter wrote
+    beside the weights.
+
+    SOS_ID, EOS_ID and STOP_TOKEN_IDS stay None unless overridden; None means the checkpoint's own.
+    """
+
+    BATCH_SIZE: Any = 16
+    INPUT_SEQ_LEN: Any = 1024
+    MAX_DECODE_STEPS: Any = 256
+    NUM_SAMPLES: Any = 1
+    TOP_K: Any = 40
+    SOS_ID: Any = None
+    EOS_ID: Any = None
+    PREPEND_SOS: Any = None
+    ENABLE_GENERATE_STREAM: Any = True
+    EXTRA_INPUTS: Any = {
+        "temperature": 0.0,
+        "per_example_max_decode_steps": 256,
+        "per_example_top_k": 0,
+        "per_example_top_p": 1.0,
+        "seed": 0,
+    }
+
+    def model_config(self, record: ModelRecord | None) -> ModelConfig:
+        """The recorded model; positions beyond what it was trained on are refused."""
+        if record is None:
+            raise errors.FailedPreconditionError(
+                "AutoLM needs sax_model.json beside the weights; convert the checkpoint with"
+                " //tools/convert:gptj, :llama or :gguf"
+            )
+        longest = self.INPUT_SEQ_LEN + self.max_decode_steps
+        if longest > record.config.max_positions:
+            self.INPUT_SEQ_LEN = max(1, record.config.max_positions - self.max_decode_steps)
+        if self.SOS_ID is None:
+            self.SOS_ID = record.sos_id
+        if self.EOS_ID is None:
+            self.EOS_ID = record.eos_id
+        if self.STOP_TOKEN_IDS is None:
+            self.STOP_TOKEN_IDS = list(record.stop_token_ids)
+        return dataclasses.replace(record.config)

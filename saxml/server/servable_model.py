@@ -1,0 +1,233 @@
+"""A loaded language model: the methods that a client may call on it."""
+
+import math
+import queue
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from typing import Self
+
+from absl import logging
+
+from saxml.common import errors
+from saxml.common.clock import Clock
+from saxml.engine.beam import BeamDecoder
+from saxml.engine.decoders import Decoder, Hypothesis, SampleDecoder, ScoreDecoder
+from saxml.engine.engine import Request
+from saxml.proto import common_pb2
+from saxml.server import extra_inputs, loading
+from saxml.server.loading import Loaded, LoadOptions
+from saxml.server.pax.lm.params.template import CommonServingTemplate
+from saxml.server.stats import MethodStats
+from saxml.server.text_codec import TextCodec
+
+GENERATE = "lm.generate"
+GENERATE_STREAM = "lm.generate_stream"
+SCORE = "lm.score"
+
+# Called with what ends a request early; the transport registers it to be run when the client goes
+# away.
+OnCancel = Callable[[Callable[[], None]], None]
+
+
+class LmServable:
+    """Thread-safe; calls block until their answer is there. Deadlines are on time.monotonic's
+    clock."""
+
+    @classmethod
+    def load(
+        cls,
+        key: str,
+        params: CommonServingTemplate,
+        checkpoint: str,
+        options: LoadOptions,
+        clock: Clock,
+    ) -> Self:
+        """Restores and compiles a model; takes as long as that takes. Raises SaxError."""
+        loaded = loading.load(params, checkpoint, options)
+        try:
+            servable = cls(key, loaded, clock)
+        except BaseException:
+            loaded.engine.stop()
+            raise
+        logging.info("loading completed.")
+        return servable
+
+    def __init__(self, key: str, loaded: Loaded, clock: Clock) -> None:
+        self.key = key
+        self._params = loaded.params
+        self._engine = loaded.engine
+        self._beam = loaded.beam
+        self._codec = TextCodec(
+            loaded.params, loaded.engine.config.vocab_size, loaded.tokenizer, loaded.record
+        )
+        p = loaded.params
+        batch = max(p.BATCH_SIZE) if isinstance(p.BATCH_SIZE, list) else p.BATCH_SIZE
+        offered = {
+            GENERATE: not p.SCORE_ONLY,
+            GENERATE_STREAM: p.ENABLE_GENERATE_STREAM
+            and not p.SCORE_ONLY
+            and not p.USE_BEAM_SEARCH,
+            SCORE: not p.GENERATE_ONLY,
+        }
+        self.stats = {
+            name: MethodStats(name, batch * p.MAX_LIVE_BATCHES, clock)
+            for name, on in offered.items()
+            if on
+        }
+
+    @property
+    def failure(self) -> errors.SaxError | None:
+        """Why it no longer serves, if it does not."""
+        return self._engine.failure
+
+    def generate(
+        self, text: str, extra: common_pb2.ExtraInputs, deadline: float, on_cancel: OnCancel
+    ) -> list[tuple[str, float]]:
+        """(text, score) of each beam or sample, best first."""
+        with self._admit(GENERATE):
+            request = self._submit(text, extra, deadline, None)
+            on_cancel(lambda: self._engine.cancel(request))
+            prefix = text if self._params.INCLUDE_PREFIX_IN_RESULT else ""
+            return [
+                (prefix + self._codec.decode(h.tokens), self._final_score(h))
+                for h in request.future.result()
+            ]
+
+    def generate_stream(
+        self, text: str, extra: common_pb2.ExtraInputs, deadline: float, on_cancel: OnCancel
+    ) -> Iterator[list[tuple[str, int, float]]]:
+        """Yields, after every STREAM_INTERVAL_STEPS steps and at the end, (new text, characters of
+        the text so far that stay, score) of each sample. No text ends inside a character."""
+        with self._admit(GENERATE_STREAM):
+            updates: queue.SimpleQueue[list[Hypothesis] | None] = queue.SimpleQueue()
+            request = self._submit(text, extra, deadline, updates.put)
+            on_cancel(lambda: self._engine.cancel(request))
+            request.future.add_done_callback(lambda _: updates.put(None))
+            sent = [""] * self._params.NUM_SAMPLES
+            steps = 0
+            while (hypotheses := updates.get()) is not None:
+                steps += 1
+                if steps % self._params.STREAM_INTERVAL_STEPS == 0:
+                    yield self._changes(hypotheses, sent, final=False)
+            yield self._changes(request.future.result(), sent, final=True)
+
+    def score(
+        self,
+        prefix: str,
+        suffixes: list[str],
+        extra: common_pb2.ExtraInputs,
+        deadline: float,
+        on_cancel: OnCancel,
+    ) -> list[float]:
+        """log p(suffix | prefix) of each suffix."""
+        with self._admit(SCORE):
+            extra_inputs.merge(extra, self._params.SCORE_EXTRA_INPUTS)
+            if not suffixes:
+                raise errors.InvalidArgumentError("there is no suffix to score")
+            encoded = [self._codec.scored(prefix, suffix) for suffix in suffixes]
+            requests: list[Request] = []
+
+            def cancel() -> None:
+                for request in requests:
+                    self._engine.cancel(request)
+
+            on_cancel(cancel)
+            try:
+                for inputs, targets in encoded:
+                    requests.append(
+                        self._engine.submit(inputs, ScoreDecoder(targets), deadline=deadline)
+                    )
+                return [self._score_of(r.future.result()[0]) for r in requests]
+            except errors.SaxError:
+                cancel()
+                raise
+
+    def unload(self) -> None:
+        """Stops the engine; calls in flight fail with UNAVAILABLE."""
+        self._engine.stop()
+
+    def check_integrity(self) -> None:
+        """Raises if a page is lost; call it while nothing runs."""
+        self._engine.check_integrity()
+
+    def _admit(self, method: str):  # type: ignore[no-untyped-def]
+        if method not in self.stats:
+            raise errors.InvalidArgumentError(
+                f"{self.key} does not offer {method}; it offers {', '.join(sorted(self.stats))}"
+            )
+        return self.stats[method].admit(self.key)
+
+    def _submit(
+        self,
+        text: str,
+        extra: common_pb2.ExtraInputs,
+        deadline: float,
+        on_step: Callable[[list[Hypothesis]], None] | None,
+    ) -> Request:
+        p = self._params
+        asked = extra_inputs.SamplingInputs.parse(
+            extra_inputs.merge(extra, p.EXTRA_INPUTS),
+            temperature=p.TEMPERATURE,
+            max_steps=p.max_decode_steps,
+        )
+        decoder: Decoder
+        if self._beam is not None:
+            decoder = BeamDecoder(self._beam)
+        else:
+            decoder = SampleDecoder(
+                num_samples=p.NUM_SAMPLES,
+                max_steps=asked.max_steps,
+                stop_ids=p.stop_ids,
+                # A stream's samples keep their places.
+                sort=p.SORT_SAMPLES and on_step is None,
+            )
+        return self._engine.submit(
+            self._codec.prompt(text),
+            decoder,
+            deadline=deadline,
+            temperature=asked.temperature,
+            top_p=asked.top_p,
+            top_k=asked.top_k,
+            seed=secrets.randbits(31) if asked.seed is None else asked.seed,
+            on_step=on_step,
+        )
+
+    def _changes(
+        self, hypotheses: list[Hypothesis], sent: list[str], *, final: bool
+    ) -> list[tuple[str, int, float]]:
+        changes = []
+        for i, hypothesis in enumerate(hypotheses):
+            text = self._codec.decode(hypothesis.tokens)
+            if not final:
+                text = text.rstrip("\N{REPLACEMENT CHARACTER}")
+            kept = _common_prefix(sent[i], text)
+            changes.append((text[kept:], kept, hypothesis.score))
+            sent[i] = text
+        return changes
+
+    def _final_score(self, hypothesis: Hypothesis) -> float:
+        if self._params.GENERATION_USE_GEOMEAN_PROB_SCORE and self._beam is None:
+            return _geometric_mean(hypothesis)
+        return hypothesis.score
+
+    def _score_of(self, hypothesis: Hypothesis) -> float:
+        if self._params.SCORING_USE_GEOMEAN_PROB_SCORE:
+            return _geometric_mean(hypothesis)
+        return hypothesis.score
+
+
+def _geometric_mean(hypothesis: Hypothesis) -> float:
+    return math.exp(hypothesis.score / max(1, len(hypothesis.tokens)))
+
+
+def _common_prefix(a: str, b: str) -> int:
+    for i, (x, y) in enumerate(zip(a, b, strict=False)):
+        if x != y:
+            return i
+    return min(len(a), len(b))
+
+
+def deadline_after(seconds: float | None) -> float:
+    """A deadline `seconds` from now; None is never."""
+    return float("inf") if seconds is None else time.monotonic() + seconds

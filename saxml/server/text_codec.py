@@ -1,0 +1,113 @@
+"""Between the text of a request and token ids, by a configuration's rules."""
+
+import numpy as np
+
+from saxml import native
+from saxml.checkpoint.record import ModelRecord
+from saxml.common import errors
+from saxml.engine.decoders import Ints
+from saxml.server.pax.lm.params.template import CommonServingTemplate
+from saxml.tokenizer import chat
+from saxml.tokenizer.base import Tokenizer
+
+
+class TextCodec:
+    """Encodes prompts and decodes answers; comma-separated ids where the configuration says
+    TOKENIZED_*."""
+
+    def __init__(
+        self,
+        params: CommonServingTemplate,
+        vocab_size: int,
+        tokenizer: Tokenizer | None,
+        record: ModelRecord | None,
+    ) -> None:
+        """Raises FailedPreconditionError when text is wanted and there is no tokenizer."""
+        if tokenizer is None and not (params.TOKENIZED_INPUT and params.TOKENIZED_OUTPUT):
+            raise errors.FailedPreconditionError(
+                f"{type(params).__name__} takes or gives text and has no vocabulary: convert the"
+                " checkpoint with its tokenizer, or set VOCABULARY_PATH, or use a Tokenized class"
+            )
+        self._params = params
+        self._vocab_size = vocab_size
+        self._tokenizer = tokenizer
+        self._record = record
+        if params.APPLY_CHAT_TEMPLATE and (record is None or record.chat_format is None):
+            raise errors.FailedPreconditionError(
+                "APPLY_CHAT_TEMPLATE is set and the checkpoint has no chat format that is known"
+            )
+        prepend = params.PREPEND_SOS
+        if prepend is None:
+            prepend = record is not None and record.prepend_sos
+        self._sos = [params.SOS_ID] if prepend and not params.EOS_PADDING_AND_NO_SOS else []
+
+    def prompt(self, text: str) -> Ints:
+        """i32[n], n <= INPUT_SEQ_LEN. Raises InvalidArgumentError for what cannot be a prompt."""
+        if self._params.APPLY_CHAT_TEMPLATE:
+            assert self._record is not None
+            text = chat.render(
+                self._record.chat_format,
+                [chat.Message("user", text)],
+                system=self._record.chat_system,
+            )
+        ids = self._fit(self._ids(text))
+        if len(ids) == 0:
+            raise errors.InvalidArgumentError("the prompt is empty")
+        return ids
+
+    def scored(self, prefix: str, suffix: str) -> tuple[Ints, Ints]:
+        """Inputs and the targets that the last len(targets) of them predict."""
+        before = self._fit(self._ids(prefix) if prefix else np.empty(0, np.int32))
+        after = self._encode(suffix)
+        if self._params.SCORING_INCLUDE_EOS_SCORE:
+            after = np.append(after, np.int32(self._params.EOS_ID))
+        if len(before) == 0 and self._sos:
+            before = np.array(self._sos, np.int32)
+        if len(before) == 0:
+            raise errors.InvalidArgumentError(
+                "the prefix is empty and this model has no start token: nothing predicts the suffix"
+            )
+        if len(after) == 0:
+            raise errors.InvalidArgumentError("a suffix is empty: there is nothing to score")
+        return np.concatenate([before, after[:-1]]), after
+
+    def decode(self, ids: Ints) -> str:
+        """An answer as text, or as comma-separated ids, the final stop token included."""
+        if self._params.TOKENIZED_OUTPUT:
+            return native.format_token_ids(ids)
+        assert self._tokenizer is not None
+        if len(ids) and int(ids[-1]) in self._params.stop_ids:
+            ids = ids[:-1]
+        return self._tokenizer.decode(ids.tolist(), skip_special=True)
+
+    def _ids(self, text: str) -> Ints:
+        return np.concatenate([np.array(self._sos, np.int32), self._encode(text)])
+
+    def _encode(self, text: str) -> Ints:
+        if self._params.TOKENIZED_INPUT:
+            try:
+                ids = native.parse_token_ids(text)
+            except ValueError as e:
+                raise errors.InvalidArgumentError(
+                    f"this model takes comma-separated token ids: {e}"
+                ) from None
+        else:
+            assert self._tokenizer is not None
+            ids = np.array(self._tokenizer.encode(text), np.int32)
+        outside = ids[(ids < 0) | (ids >= self._vocab_size)]
+        if len(outside):
+            raise errors.InvalidArgumentError(
+                f"token id {outside[0]} is outside the vocabulary of {self._vocab_size}"
+            )
+        return ids
+
+    def _fit(self, ids: Ints) -> Ints:
+        longest = self._params.INPUT_SEQ_LEN
+        if len(ids) <= longest:
+            return ids
+        if self._params.FAIL_ON_INPUT_TRUNCATION:
+            raise errors.InvalidArgumentError(
+                f"prompt has {len(ids):,} tokens; this model takes at most {longest:,}"
+                " (INPUT_SEQ_LEN)"
+            )
+        return ids[:longest] if self._params.SLICE_LEFT else ids[-longest:]
