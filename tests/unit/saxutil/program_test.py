@@ -143,9 +143,17 @@ def test_help_flag_of_the_program_succeeds() -> None:
     ],
     ids=lambda args: args[0],
 )
-@pytest.mark.parametrize("name", ["lm", "/sax/test/Lm", "/sax/test/lm/x", "/Sax/test/lm"])
-def test_malformed_name_is_1_with_hint(args: list[str], name: str, tmp_path: Path) -> None:
-    result = saxutil(*[name if a == "NAME" else a for a in args], root=tmp_path)
+def test_malformed_name_is_1_with_hint(args: list[str], tmp_path: Path) -> None:
+    _check_malformed(args, "/sax/test/Lm", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["lm", "/sax/test/lm/x", "/Sax/test/lm", "/sax/test/"])
+def test_malformed_names(name: str, tmp_path: Path) -> None:
+    _check_malformed(["lm.generate", "NAME", "x"], name, tmp_path)
+
+
+def _check_malformed(args: list[str], name: str, root: Path) -> None:
+    result = saxutil(*[name if a == "NAME" else a for a in args], root=root)
     assert result.code == 1
     assert not result.out
     assert result.err.startswith("Error: Invalid ")
