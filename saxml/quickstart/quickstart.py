@@ -16,9 +16,7 @@ import time
 from collections.abc import Sequence
 
 from absl import app, flags
-from tools.convert.gguf import convert_gguf
 
-from saxml.common.errors import SaxError
 from saxml.quickstart.cell import Process, ProcessError
 
 _ONCE = flags.DEFINE_bool("once", False, "Stop everything after the first answer.")
@@ -46,7 +44,7 @@ def _program(name: str) -> str:
     path = pathlib.Path(name)
     if not path.exists():
         raise ProcessError(f"{name} is not here; run this by `./bazelw run //saxml:quickstart`")
-    return str(path.resolve().parent / path.name)
+    return str(path.absolute())
 
 
 def _gguf() -> pathlib.Path:
@@ -55,7 +53,7 @@ def _gguf() -> pathlib.Path:
         raise ProcessError(
             "the model file is not here; run this by `./bazelw run //saxml:quickstart`"
         )
-    return found[0]
+    return found[0].absolute()
 
 
 class _Quickstart:
@@ -88,10 +86,13 @@ class _Quickstart:
         admin.wait_for(r"Starting the server on port \d+", 60)
         self._say("the admin server leads the cell")
         self._say("converting SmolLM2-135M-Instruct from its GGUF file")
-        checkpoint = convert_gguf(str(_gguf()), str(self.folder / "smollm2"))
+        converter = _program("tools/convert/gguf")
+        weights = self.folder / "smollm2"
+        subprocess.run([converter, f"--base={_gguf()}", f"--pax={weights}"], check=True)
         model_server.wait_for(r"Joined", 60)
         self._say("the model server has joined the cell")
-        self.saxutil("publish", MODEL, MODEL_PATH, checkpoint, "1", *OVERRIDES)
+        checkpoint = weights / "checkpoint_00000000"
+        self.saxutil("publish", MODEL, MODEL_PATH, str(checkpoint), "1", *OVERRIDES)
         failed_or_ready = model_server.wait_for(
             r"(loading completed\.|loading \S+ failed.*)", _READY_TIMEOUT_S, self._show_loading
         )
@@ -167,7 +168,7 @@ def main(argv: Sequence[str]) -> int:
             quickstart.watch(stopped)
     except KeyboardInterrupt:
         print("\nstopping", flush=True)
-    except (ProcessError, SaxError, subprocess.CalledProcessError, OSError) as e:
+    except (ProcessError, subprocess.CalledProcessError, OSError) as e:
         print(f"quickstart: error: {e}", file=sys.stderr)
         return 1
     finally:

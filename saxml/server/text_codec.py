@@ -45,11 +45,7 @@ class TextCodec:
         """i32[n], n <= INPUT_SEQ_LEN. Raises InvalidArgumentError for what cannot be a prompt."""
         if self._params.APPLY_CHAT_TEMPLATE:
             assert self._record is not None
-            text = chat.render(
-                self._record.chat_format,
-                [chat.Message("user", text)],
-                system=self._record.chat_system,
-            )
+            text = chat.render(self._record, text)
         ids = self._fit(self._ids(text))
         if len(ids) == 0:
             raise errors.InvalidArgumentError("the prompt is empty")
