@@ -27,7 +27,7 @@ METADATA = "metadata/metadata"
 COMMIT = "commit_success.txt"
 COMMIT_FILES = (f"state/{COMMIT}", f"metadata/{COMMIT}", COMMIT)
 DTYPES = ("float32", "bfloat16", "float16")
-CHUNK_BYTES = 32 << 20
+CHUNK_BYTES = 16 << 20
 _STEP_NAME = re.compile(r"(?:checkpoint_)?(\d+)$")
 _METADATA_TAG = "_array_metadata_tag"
 

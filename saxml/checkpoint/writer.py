@@ -20,7 +20,7 @@ from saxml.checkpoint import layout
 from saxml.checkpoint.folder import Folder, remove_empty_folders, translated
 from saxml.common import errors
 
-_IN_FLIGHT_BYTES = 4 * layout.CHUNK_BYTES  # being compressed and written at once
+_IN_FLIGHT_BYTES = 8 * layout.CHUNK_BYTES  # being compressed and written at once
 
 
 class CheckpointWriter:
@@ -164,8 +164,8 @@ class ArrayWriter:
     def put(self, values: np.ndarray[Any, Any], index: int | None = None) -> None:
         """Writes all of it, or, with `index`, one entry of the first axis.
 
-        Strided views (a transpose, a memory map) are read chunk by chunk. The values must not
-        change before the writer's drain() or commit().
+        Strided views (a transpose, a memory map) are read chunk by chunk. When this returns, the
+        values are no longer needed; they are compressed and written in the background.
         """
         target = self._store if index is None else self._store[index]
         if tuple(target.shape) != values.shape:
@@ -176,7 +176,10 @@ class ArrayWriter:
         for place in _blocks(values.shape, chunk):
             part = values[place]
             self._writer.reserve(part.nbytes)
-            self._writer.submit(self._name, part.nbytes, target[place].write(part))
+            future = target[place].write(part)
+            self._writer.submit(self._name, part.nbytes, future)
+            with translated(f"array {self._name}"):
+                future.copy.result()
 
 
 def _blocks(shape: Sequence[int], chunk: Sequence[int]) -> list[tuple[slice, ...]]:

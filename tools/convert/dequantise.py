@@ -20,7 +20,8 @@ _BLOCK = 32
 
 def _scale(blocks: Array, at: int) -> Array:
     scale: Array = np.ascontiguousarray(blocks[:, at : at + 2]).view(np.float16)
-    return np.asarray(scale, np.float32)
+    wide: Array = scale.astype(np.float32)
+    return wide
 
 
 def _nibbles(packed: Array) -> Array:

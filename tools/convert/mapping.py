@@ -104,7 +104,8 @@ def convert(
     _check(pieces, tensors, ignored)
     sizes = [math.prod(piece.shape) for piece in pieces]
     total, done = sum(sizes), 0
-    writer.limit_in_flight(max(_bytes(piece, tensors) for piece in pieces))
+    # One tensor is being read, and of what is being compressed there are two copies.
+    writer.limit_in_flight(max(_bytes(piece, tensors) for piece in pieces) // 4)
     array = None
     for piece, size in zip(pieces, sizes, strict=True):
         if not piece.index:

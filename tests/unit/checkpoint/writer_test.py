@@ -30,8 +30,8 @@ def test_chunks_are_bounded_and_cut_along_the_first_axes(
 
 
 def test_gptj_sized_matrix_has_chunks_of_whole_rows() -> None:
-    assert layout.chunk_shape((4096, 16384), 4) == (512, 16384)
-    assert layout.chunk_shape((3, 4096, 16, 256), 4) == (1, 2048, 16, 256)
+    assert layout.chunk_shape((4096, 16384), 4) == (256, 16384)
+    assert layout.chunk_shape((3, 4096, 16, 256), 4) == (1, 1024, 16, 256)
 
 
 def test_strided_views_and_stacked_parts_are_written_chunk_by_chunk(tmp_path: pathlib.Path) -> None:

@@ -1,0 +1,122 @@
+"""The converters as programs: flags, one-line errors, and how much memory they take."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from tests.unit.convert.synthetic import GOLDEN, sparse_safetensors
+
+Path = pathlib.Path
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tools.convert.gptj", *arguments],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+            "BUILD_WORKING_DIRECTORY": str(cwd),
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--base", "model", "--pax", "out"),
+        ("--base-model-path=model", "--pax-model-path=out"),
+        ("--base_model_path", "model", "--pax_model_path", "out"),
+    ],
+)
+def test_both_spellings_relative_to_where_the_user_is(
+    tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    (tmp_path / "model").symlink_to((GOLDEN / "tiny_gptj").resolve())
+    done = run(*flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"wrote {tmp_path}/out/checkpoint_00000000\n"
+    assert "100%" in done.stderr
+    assert (tmp_path / "out" / "checkpoint_00000000" / "commit_success.txt").exists()
+
+
+def test_errors_are_one_line(tmp_path: Path) -> None:
+    done = run("--base=none", "--pax=out", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "NotFoundError: no folder none; --base takes a local folder" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+_MEASURE = """
+import pathlib, sys, threading, time
+from tools.convert import cli
+from tools.convert.gptj import convert_gptj
+
+def resident():
+    text = pathlib.Path("/proc/self/status").read_text()
+    return int(text.split("VmRSS:")[1].split()[0]) * 1024
+
+cli.return_freed_memory()
+before, peak, done = resident(), 0, threading.Event()
+
+def watch():
+    global peak
+    while not done.wait(0.002):
+        peak = max(peak, resident())
+
+watcher = threading.Thread(target=watch)
+watcher.start()
+convert_gptj(sys.argv[1], sys.argv[2])
+done.set()
+watcher.join()
+print(peak - before)
+"""
+
+
+def test_memory_stays_below_two_tensors(tmp_path: Path) -> None:
+    D, F, V, L = 1024, 16384, 16384, 3
+    config = {
+        "model_type": "gptj",
+        "vocab_size": V,
+        "n_positions": 64,
+        "n_embd": D,
+        "n_layer": L,
+        "n_head": 4,
+        "rotary_dim": 4,
+        "n_inner": F,
+        "bos_token_id": 1,
+        "eos_token_id": 1,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    shapes: dict[str, tuple[int, ...]] = {
+        "transformer.wte.weight": (V, D),
+        "lm_head.weight": (V, D),
+        "lm_head.bias": (V,),
+        "transformer.ln_f.weight": (D,),
+        "transformer.ln_f.bias": (D,),
+    }
+    for layer in range(L):
+        h = f"transformer.h.{layer}."
+        shapes |= {h + f"attn.{n}_proj.weight": (D, D) for n in ("q", "k", "v", "out")}
+        shapes |= {h + "ln_1.weight": (D,), h + "ln_1.bias": (D,)}
+        shapes |= {h + "mlp.fc_in.weight": (F, D), h + "mlp.fc_in.bias": (F,)}
+        shapes |= {h + "mlp.fc_out.weight": (D, F), h + "mlp.fc_out.bias": (D,)}
+    total = sparse_safetensors(tmp_path / "model.safetensors", shapes)
+    largest = 4 * V * D
+    assert total > 8 * largest
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURE, str(tmp_path), str(tmp_path / "out")],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert largest / 2 < int(done.stdout) < 2 * largest
