@@ -38,13 +38,12 @@ class GlogFormatter(logging.Formatter):
 
 def setup(level: int = logging.INFO) -> None:
     """Sends every logger of the process to stderr in this format; launchers call it first."""
-    absl_logging.use_absl_handler()
-    handler = absl_logging.get_absl_handler()
+    handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(GlogFormatter())
-    handler.setLevel(logging.NOTSET)
-    absl_logging.set_stderrthreshold(absl_logging.INFO)
     root = logging.getLogger()
+    root.handlers = [handler]  # instead of the one that absl.app.run() has put there
     root.setLevel(level)
+    absl_logging.set_verbosity(absl_logging.INFO)
     for noisy in ("google", "urllib3", "jax", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 

@@ -1,0 +1,75 @@
+import threading
+
+import pytest
+
+from saxml.common.errors import FailedPreconditionError
+from saxml.common.names import CellId
+from saxml.proto import admin_pb2
+from saxml.storage.base import open_store
+from saxml.storage.cell import NO_ADMIN_YET, CellStore, sax_root
+
+CELL = CellId("test")
+
+
+def test_files_lie_where_other_programs_look(tmp_path_factory: pytest.TempPathFactory) -> None:
+    root = tmp_path_factory.mktemp("root")
+    files = CellStore(str(root), CELL)
+    assert not files.exists()
+    files.create()
+    files.write_config(admin_pb2.Config(fs_root="/fs"))
+    files.write_location("192.0.2.2:21100")
+    assert (root / "sax/test/config.proto").read_bytes() == b"\x0a\x03/fs"
+    assert (root / "sax/test/location.proto").read_bytes() == b"\x0a\x0f192.0.2.2:21100"
+    assert files.read_config() == admin_pb2.Config(fs_root="/fs")
+    assert files.admin_address() == files.read_location() == "192.0.2.2:21100"
+    assert files.location_path == f"{root}/sax/test/location.proto"
+
+
+def test_a_bucket_is_shown_in_the_internal_spelling() -> None:
+    location = CellStore("gs://test_sax_admin/sax-root", CELL).location_path
+    assert location == "/gcs/test_sax_admin/sax-root/sax/test/location.proto"
+
+
+def test_a_cell_without_an_admin_server_is_told() -> None:
+    files = CellStore("mem://no-admin", CELL)
+    with pytest.raises(FailedPreconditionError, match="there is no cell /sax/test; create it"):
+        files.admin_address()
+    files.create()
+    assert files.read_location() is None
+    with pytest.raises(FailedPreconditionError, match="no admin server has been started"):
+        files.admin_address()
+    files.write_location(NO_ADMIN_YET)
+    assert files.read_location() == NO_ADMIN_YET
+    with pytest.raises(FailedPreconditionError, match="no admin server has been started"):
+        files.admin_address()
+
+
+def test_a_broken_file_is_told() -> None:
+    files = CellStore("mem://broken", CELL)
+    open_store("mem://broken").write("sax/test/config.proto", b"\xff\xff")
+    with pytest.raises(FailedPreconditionError, match=r"config\.proto is not a sax\.Config"):
+        files.read_config()
+
+
+def test_changes_of_the_location_are_seen_and_errors_outlived() -> None:
+    files = CellStore("mem://watch", CELL)
+    store = open_store("mem://watch")
+    stop = threading.Event()
+    watch = files.watch_location(stop, period_s=0.01)
+    assert next(watch) is None
+    files.write_location("a:1")
+    assert next(watch) == "a:1"
+    store.write("sax/test/location.proto", b"\xff\xff")
+    threading.Timer(0.05, files.write_location, ["b:1"]).start()
+    assert next(watch) == "b:1"
+    stop.set()
+    assert list(watch) == []
+
+
+def test_the_root_comes_from_the_flag_or_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAX_ROOT", "/env")
+    assert sax_root("/flag") == "/flag"
+    assert sax_root(None) == sax_root("") == "/env"
+    monkeypatch.delenv("SAX_ROOT")
+    with pytest.raises(FailedPreconditionError, match="pass --sax_root or set SAX_ROOT"):
+        sax_root(None)

@@ -1,0 +1,106 @@
+"""Every store keeps the same promises."""
+
+import concurrent.futures
+import pathlib
+from collections.abc import Iterator
+
+import pytest
+
+from saxml.common.errors import InvalidArgumentError
+from saxml.storage.base import ConflictError, Store, Stored, open_store
+from tests.integration import gcs
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    with gcs.bucket("cells") as url:
+        yield url
+
+
+@pytest.fixture(params=["folder", "gs", "mem"])
+def store(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Store:
+    if request.param == "folder":
+        return open_store(str(tmp_path / "root"))
+    if request.param == "mem":
+        return open_store(f"mem://{tmp_path.name}")
+    request.getfixturevalue("bucket")
+    return open_store(f"gs://cells/{tmp_path.name}")
+
+
+def test_what_was_written_is_read_back(store: Store) -> None:
+    assert store.read("sax/test/a") is None
+    store.make_dir("sax/test")
+    first = store.write("sax/test/a", b"one")
+    assert store.read("sax/test/a") == Stored(b"one", first)
+    second = store.write("sax/test/a", b"")
+    assert second > first > 0
+    assert store.read("sax/test/a") == Stored(b"", second)
+
+
+def test_a_write_that_missed_another_one_is_refused(store: Store) -> None:
+    store.make_dir("sax/test")
+    first = store.write("sax/test/a", b"one", if_generation=0)
+    with pytest.raises(ConflictError):
+        store.write("sax/test/a", b"two", if_generation=0)
+    second = store.write("sax/test/a", b"two", if_generation=first)
+    with pytest.raises(ConflictError):
+        store.write("sax/test/a", b"three", if_generation=first)
+    assert store.read("sax/test/a") == Stored(b"two", second)
+
+
+def test_no_update_is_lost_between_racing_writers(store: Store) -> None:
+    store.make_dir("sax/test")
+
+    def add_five(_: int) -> None:
+        done = 0
+        while done < 5:
+            stored = store.read("sax/test/n")
+            text = str(int(stored.data) + 1) if stored else "1"
+            try:
+                store.write(
+                    "sax/test/n",
+                    text.encode(),
+                    if_generation=stored.generation if stored else 0,
+                )
+            except ConflictError:
+                continue
+            done += 1
+
+    with concurrent.futures.ThreadPoolExecutor(6) as threads:
+        list(threads.map(add_five, range(6)))
+    stored = store.read("sax/test/n")
+    assert stored is not None
+    assert stored.data == b"30"
+
+
+def test_directories_are_listed_level_by_level(store: Store) -> None:
+    assert store.list("sax") == []
+    assert not store.exists_dir("sax/test")
+    store.make_dir("sax/test")
+    store.make_dir("sax/test")
+    store.make_dir("sax/empty")
+    store.write("sax/test/a", b"")
+    assert store.exists_dir("sax/test")
+    assert store.list("sax") == ["empty/", "test/"]
+    assert store.list("sax/test") == ["a"]
+    assert store.list("") == ["sax/"]
+
+
+def test_names_stay_below_the_root(store: Store) -> None:
+    for name in ("", "/etc/passwd", "a/../../b"):
+        with pytest.raises(InvalidArgumentError, match="not a name below"):
+            store.read(name)
+
+
+def test_roots_are_told_apart() -> None:
+    assert open_store("gs://b/x/").root == "/gcs/b/x"
+    assert open_store("/gcs/b/x").root == "/gcs/b/x"
+    assert open_store("gs://b").root == "/gcs/b"
+    assert open_store("mem://a").root == "mem://a"
+    assert open_store("/tmp/x/").root == "/tmp/x"
+    with pytest.raises(InvalidArgumentError, match=r'^cannot keep files in "s3://b/x"; use a'):
+        open_store("s3://b/x")
+    with pytest.raises(InvalidArgumentError, match=r'^"gs://" names no bucket'):
+        open_store("gs://")
+    with pytest.raises(InvalidArgumentError, match="the root is empty"):
+        open_store("")
