@@ -30,7 +30,10 @@ def _nibbles(packed: Array) -> Array:
 
 
 def _q4_0(blocks: Array) -> Array:
-    return _scale(blocks, 0) * (_nibbles(blocks[:, 2:]).astype(np.float32) - np.float32(8))
+    values = _nibbles(blocks[:, 2:]).astype(np.float32)
+    values -= np.float32(8)
+    values *= _scale(blocks, 0)
+    return values
 
 
 def _q4_1(blocks: Array) -> Array:
