@@ -70,7 +70,7 @@ def restore(
 ) -> dict[str, jax.Array]:
     """Restores declared arrays by run-time name; layers come stacked in front.
 
-    `dtype` converts (float32 on disk to bfloat16, say); None keeps what is on disk. Each process
+    `dtype` converts (float32 on disk to bfloat16, say); None keeps the first layer's. Each process
     reads only what its devices hold: `sharding_of(name, param)` says how an array is laid out, None
     puts it on the default device. An axis called "vocab" that differs from the declaration is cut
     or padded with zeros. `progress(done, total)` counts bytes on disk, uncompressed.
@@ -168,11 +168,11 @@ def _source(
     first = stores[0]
     for name, store in zip(_names(param), stores, strict=True):
         _check(checkpoint, param, name, store)
-        if store.shape != first.shape or store.dtype != first.dtype:
+        if store.shape != first.shape:
             raise errors.FailedPreconditionError(
-                f"checkpoint {checkpoint.folder.path}: array {layout.PREFIX}{name} is "
-                f"{store.dtype.name}{list(store.shape)}, but that of the first layer is "
-                f"{first.dtype.name}{list(first.shape)}; convert the model again"
+                f"checkpoint {checkpoint.folder.path}: array {layout.PREFIX}{name} has shape "
+                f"{list(store.shape)}, that of the first layer {list(first.shape)}; convert the "
+                "model again"
             )
     wanted = np.dtype(first.dtype.numpy_dtype if dtype is None else dtype)
     return slices.StackedSource(stores, param.stacked_shape, wanted, bool(param.layers))

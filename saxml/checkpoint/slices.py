@@ -24,8 +24,8 @@ class StackedSource:
     @property
     def nbytes(self) -> int:
         """Bytes on disk, uncompressed."""
-        one = self.stores[0]
-        return int(len(self.stores) * math.prod(one.shape) * one.dtype.numpy_dtype.itemsize)
+        sizes = (math.prod(s.shape) * s.dtype.numpy_dtype.itemsize for s in self.stores)
+        return int(sum(sizes))
 
     def read(self, index: tuple[slice, ...] | None) -> np.ndarray[Any, Any]:
         """The part at `index`, one slice an axis, None for all; layers are read in parallel."""

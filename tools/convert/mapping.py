@@ -78,6 +78,7 @@ class _Piece:
     source: str
     array: str
     index: int | None
+    parts: int
     shape: Shape
     layout: Layout
 
@@ -96,6 +97,11 @@ def convert(
     Raises InvalidArgumentError, before anything is written, for a tensor that is missing, has
     another shape, or is neither used nor `ignored`.
     """
+    if config.num_layers > len(tensors.shapes):
+        raise errors.InvalidArgumentError(
+            f"{tensors.where} has {len(tensors.shapes)} tensors, too few for the "
+            f"{config.num_layers} layers of its configuration"
+        )
     pieces = [
         piece
         for name, param in registry.parameters(config).items()
@@ -109,9 +115,7 @@ def convert(
     array = None
     for piece, size in zip(pieces, sizes, strict=True):
         if not piece.index:
-            shape = (
-                piece.shape if piece.index is None else (len(_parts(pieces, piece)), *piece.shape)
-            )
+            shape = piece.shape if piece.index is None else (piece.parts, *piece.shape)
             array = writer.array(piece.array, shape, tensors.dtype(piece.source))
         assert array is not None
         values = tensors.get(piece.source)
@@ -127,10 +131,6 @@ def _bytes(piece: _Piece, tensors: Tensors) -> int:
     return size * math.prod(piece.shape)
 
 
-def _parts(pieces: list[_Piece], one: _Piece) -> list[_Piece]:
-    return [piece for piece in pieces if piece.array == one.array]
-
-
 def _pieces(param: Param, rule: Rule) -> list[_Piece]:
     stacked = len(rule.names) > 1
     shape = param.shape[1:] if stacked else param.shape
@@ -141,6 +141,7 @@ def _pieces(param: Param, rule: Rule) -> list[_Piece]:
             name.format(layer=layer),
             param.pax_name.format(layer=layer),
             index if stacked else None,
+            len(rule.names),
             shape,
             rule.layout,
         )

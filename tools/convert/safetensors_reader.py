@@ -90,7 +90,7 @@ class SafetensorsFolder:
             for name, fields in header.items():
                 if name != "__metadata__":
                     self._entries[name] = _entry(file, 8 + length, name, fields)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise errors.InvalidArgumentError(
                 f"{path}: the header is damaged ({error!r}); fetch the file again"
             ) from error

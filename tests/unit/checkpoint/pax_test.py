@@ -114,6 +114,17 @@ def test_bfloat16_on_disk_keeps_its_type_or_widens(tmp_path: pathlib.Path) -> No
     np.testing.assert_array_equal(wide, arrays["w"].astype(np.float32))
 
 
+def test_layers_of_different_types_are_restored_as_one(tmp_path: pathlib.Path) -> None:
+    params = {"w": Param("w_{layer}", (4,), (None,), 2)}
+    with CheckpointWriter(str(tmp_path)) as writer:
+        writer.array("w_0", (4,), "float32").put(np.full(4, 1.5, np.float32))
+        writer.array("w_1", (4,), "bfloat16").put(np.full(4, 2.5, ml_dtypes.bfloat16))
+        writer.commit()
+    got = pax.restore(str(tmp_path), params)["w"]
+    assert got.dtype == np.float32
+    np.testing.assert_array_equal(got, [[1.5] * 4, [2.5] * 4])
+
+
 @pytest.mark.parametrize("rows", [5, 9])
 def test_vocabulary_is_padded_with_zeros_or_cut(checkpoint: pathlib.Path, rows: int) -> None:
     params = dict(PARAMS)

@@ -94,6 +94,7 @@ def test_gpt2_vocabulary_files_are_taken_along(tmp_path: Path) -> None:
         ({"n_embd": "32"}, "n_embd is '32', wanted a positive whole number"),
         ({"n_embd": 33}, "n_embd is 33, wanted a multiple of n_head 4"),
         ({"n_layer": 4}, r"has no tensor transformer.h.3"),
+        ({"n_layer": 10**9}, "has 35 tensors, too few for the 1000000000 layers"),
         ({"n_layer": 2}, "tensors have no place in this model family"),
         ({"n_inner": 64}, r"fc_in.weight has shape \[128, 32\], wanted \[64, 32\]"),
         ({"vocab_size": 212}, r"wte.weight has shape \[211, 32\], wanted \[212, 32\]"),
