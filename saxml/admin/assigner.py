@@ -26,6 +26,8 @@ class Server:
     loaded: frozenset[str] = frozenset()
     # Model -> why it may not be placed here now.
     barred: Mapping[str, str] = field(default_factory=dict)
+    # Model -> how often in a row it could not be loaded here; other servers are tried first.
+    failures: Mapping[str, int] = field(default_factory=dict)
     chip: int = 0
     topology: int = 0
     tags: tuple[str, ...] = ()
@@ -68,8 +70,9 @@ def plan(servers: Sequence[Server], models: Sequence[Model]) -> Plan:
         held[move.address].remove(move.model)
     replicas = {m.id: sum(m.id in ids for ids in held.values()) for m in models}
     loads: list[Move] = []
-    for most in (0, MAX_MODELS_PER_SERVER - 1):
-        while placed := _one_round(servers, models, held, replicas, most):
+    shared = MAX_MODELS_PER_SERVER - 1
+    for most, after_failure in ((0, False), (shared, False), (shared, True)):
+        while placed := _one_round(servers, models, held, replicas, most, after_failure):
             loads += placed
     unplaced = {
         m.id: _why_unplaced(m, replicas[m.id], servers, held)
@@ -99,6 +102,7 @@ def _one_round(
     held: dict[str, list[str]],
     replicas: dict[str, int],
     most: int,
+    after_failure: bool,
 ) -> list[Move]:
     """Gives each model at most one more replica, on a server that holds at most `most` models."""
     moves = []
@@ -112,13 +116,18 @@ def _one_round(
             and len(held[s.address]) <= most
             and model.id not in held[s.address]
             and model.id not in s.barred
+            and (after_failure or not s.failures.get(model.id))
         ]
         if candidates:
-            best = min(candidates, key=lambda s: (len(held[s.address]), s.address))
+            best = min(candidates, key=lambda s: _rank(s, model, held))
             held[best.address].append(model.id)
             replicas[model.id] += 1
             moves.append(Move(best.address, model.id))
     return moves
+
+
+def _rank(server: Server, model: Model, held: Mapping[str, list[str]]) -> tuple[int, int, str]:
+    return server.failures.get(model.id, 0), len(held[server.address]), server.address
 
 
 def _why_unplaced(

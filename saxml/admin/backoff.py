@@ -59,6 +59,11 @@ class Failures:
         self._in_a_row = 0
         self._hold_until = -math.inf
 
+    def count(self, address: str) -> int:
+        """How many loads in a row have failed on this server."""
+        failed = self._by_server.get(address)
+        return failed.count if failed else 0
+
     def barred(self, address: str, now: float) -> str:
         """Why this server may not try now, or ""."""
         failed = self._by_server.get(address)

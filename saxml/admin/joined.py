@@ -83,8 +83,8 @@ class JoinedServer:
         entry = self.entries.get(model)
         return entry is not None and entry.wanted and entry.status == common_pb2.LOADED
 
-    def view(self, barred: Mapping[str, str]) -> assigner.Server:
-        """The server as the assigner takes it; `barred` are models it may not be given."""
+    def view(self, barred: Mapping[str, str], failures: Mapping[str, int]) -> assigner.Server:
+        """The server as the assigner takes it, with what speaks against giving it a model."""
         leaving = {
             m: f"it is being unloaded from {self.address}"
             for m, e in self.entries.items()
@@ -96,6 +96,7 @@ class JoinedServer:
             held=tuple(m for m, e in self.entries.items() if e.wanted),
             loaded=frozenset(m for m in self.entries if self.has_loaded(m)),
             barred={**leaving, **barred},
+            failures=failures,
             chip=self.spec.chip_type,
             topology=self.spec.chip_topology,
             tags=tuple(self.spec.tags),

@@ -292,12 +292,10 @@ class Manager:
                     self._actions.update(server, published, with_checkpoint=True)
 
     def _view(self, server: JoinedServer, now: float) -> assigner.Server:
-        barred = {
-            i: reason
-            for i, p in self.registry.models.items()
-            if (reason := p.failures.barred(server.address, now))
-        }
-        return server.view(barred)
+        models, address = self.registry.models.items(), server.address
+        barred = {i: why for i, p in models if (why := p.failures.barred(address, now))}
+        failures = {i: count for i, p in models if (count := p.failures.count(address))}
+        return server.view(barred, failures)
 
     def _on_hold(self, published: Published, now: float) -> str:
         if published.held_until > now:
