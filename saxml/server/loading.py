@@ -8,11 +8,9 @@ import jax
 import jax.numpy as jnp
 import psutil
 from absl import logging
-from saxml.tokenizer.base import Tokenizer
-from saxml.tokenizer.load import load_tokenizer, load_vocabulary
 
-from saxml.checkpoint.pax import restore
-from saxml.checkpoint.record import ModelRecord, read_record
+from saxml.checkpoint.pax import open_checkpoint, restore
+from saxml.checkpoint.record import RECORD, ModelRecord
 from saxml.common import errors
 from saxml.engine.beam import BeamOptions
 from saxml.engine.engine import Engine
@@ -22,6 +20,8 @@ from saxml.models import sharding
 from saxml.models.config import ModelConfig
 from saxml.models.params import Param, random_params
 from saxml.server.pax.lm.params.template import CommonServingTemplate
+from saxml.tokenizer.base import Tokenizer
+from saxml.tokenizer.load import load_tokenizer, load_vocabulary
 
 # Share of the free memory that pages may take where KV_CACHE_GIB does not say.
 _KV_SHARE = 0.4
@@ -87,11 +87,10 @@ def _record(params: CommonServingTemplate, checkpoint: str) -> ModelRecord | Non
                 " configurations with RANDOM_WEIGHTS"
             )
         return None
-    try:
-        return read_record(checkpoint)[1]
-    except errors.NotFoundError:
-        # Checkpoints of other converters have no record; classes that state their sizes need none.
-        return None
+    folder = open_checkpoint(checkpoint).folder
+    data = folder.read(RECORD)
+    # Checkpoints of other converters have no record; classes that state their sizes need none.
+    return None if data is None else ModelRecord.from_bytes(data, f"{folder.path}/{RECORD}")
 
 
 def _weights(
@@ -198,7 +197,7 @@ def _num_pages(
         budget = int(params.KV_CACHE_GIB * 2**30)
     else:
         budget = int(_KV_SHARE * _free_bytes())
-    pages = min(rows * -(-max_len // S), budget // page_bytes)
+    pages: int = min(rows * -(-max_len // S), budget // page_bytes)
     prompt_pages = params.INPUT_SEQ_LEN // S
     needed = prompt_pages + width * (-(-max_len // S) - prompt_pages)
     if pages < needed:

@@ -14,6 +14,26 @@ from saxml.models.config import ModelConfig
 # placement.
 _PLACEMENT_KEYS = ("ram", "constraints")
 
+_DTYPES = ("float32", "bfloat16")
+_POSITIVE = frozenset(
+    {
+        "ICI_MESH_SHAPE",
+        "BATCH_SIZE",
+        "MAX_LIVE_BATCHES",
+        "INPUT_SEQ_LEN",
+        "MAX_DECODE_STEPS",
+        "NUM_SAMPLES",
+        "BEAM_SIZE",
+        "TOKENS_PER_BEAM",
+        "STREAM_INTERVAL_STEPS",
+        "PAGE_SIZE",
+    }
+)
+_NOT_NEGATIVE = frozenset(
+    {"MIN_DECODE_STEPS", "TOP_K", "TEMPERATURE", "LENGTH_NORM_ALPHA", "KV_CACHE_GIB"}
+    | {"SOS_ID", "EOS_ID", "STOP_TOKEN_IDS"}
+)
+
 
 class CommonServingTemplate:
     """A published configuration: constants in capitals, and the model they are for.
@@ -102,6 +122,8 @@ class CommonServingTemplate:
             raise errors.InvalidArgumentError(
                 f"override {key}={text}: must be {_kind(now)} like {json.dumps(now)}"
             )
+        if problem := _out_of_range(key, value):
+            raise errors.InvalidArgumentError(f"override {key}={text}: must be {problem}")
         setattr(self, key, value)
 
     @classmethod
@@ -139,6 +161,20 @@ def _fits(value: object, now: object) -> bool:
         items = value if isinstance(value, list) else [value]
         return all(isinstance(i, int) and not isinstance(i, bool) for i in items) and bool(items)
     return isinstance(value, type(now))
+
+
+def _out_of_range(key: str, value: Any) -> str | None:
+    """What `value` would have to be instead; None if it is fine."""
+    if value is None:
+        return None
+    items = value if isinstance(value, list) else [value]
+    if key in _POSITIVE and not all(item >= 1 for item in items):
+        return "1 or more"
+    if key in _NOT_NEGATIVE and not all(item >= 0 for item in items):
+        return "0 or more"
+    if key == "FPROP_DTYPE" and value not in _DTYPES:
+        return f"one of {', '.join(_DTYPES)}"
+    return None
 
 
 def _kind(now: object) -> str:

