@@ -17,10 +17,13 @@ import tensorstore as ts
 from saxml.common import errors
 
 _GCS = re.compile(r"(?:gs://|/gcs/)([^/]+)(?:/(.*))?$")
+# About half a minute in all.
+_RETRIES = {"max_retries": 6, "initial_delay": "500ms", "max_delay": "8s"}
 _BY_STATUS: dict[str, type[errors.SaxError]] = {
     "NOT_FOUND": errors.NotFoundError,
     "PERMISSION_DENIED": errors.PermissionDeniedError,
     "UNAUTHENTICATED": errors.PermissionDeniedError,
+    "ABORTED": errors.UnavailableError,  # out of retries
     "UNAVAILABLE": errors.UnavailableError,
     "DEADLINE_EXCEEDED": errors.UnavailableError,
     "RESOURCE_EXHAUSTED": errors.ResourceExhaustedError,
@@ -38,11 +41,12 @@ class Folder:
         if not path:
             raise errors.InvalidArgumentError("the path of a checkpoint is empty")
         gcs = _GCS.match(path)
+        self._spec: dict[str, Any]
         if gcs:
             _use_emulator()
             prefix = (gcs.group(2) or "").strip("/")
             self.path = f"gs://{gcs.group(1)}" + (f"/{prefix}" if prefix else "")
-            self._spec = {"driver": "gcs", "bucket": gcs.group(1)}
+            self._spec = {"driver": "gcs", "bucket": gcs.group(1), "gcs_request_retries": _RETRIES}
             self._prefix = prefix + "/" if prefix else ""
         elif "://" in path:
             raise errors.InvalidArgumentError(
@@ -66,7 +70,7 @@ class Folder:
     @property
     def is_local(self) -> bool:
         """Whether it is on this machine."""
-        return self._spec["driver"] == "file"
+        return bool(self._spec["driver"] == "file")
 
     def child(self, name: str) -> "Folder":
         """A folder below this one."""
@@ -122,7 +126,8 @@ def translated(what: str) -> Iterator[None]:
     except errors.SaxError:
         raise
     except (ValueError, OSError, RuntimeError, KeyError) as error:
-        text = str(error)
+        # TensorStore adds its whole specification and the server's answer, in brackets.
+        text = re.sub(r" \[[a-z_]+='.*", "", str(error), flags=re.DOTALL)
         for status, kind in _BY_STATUS.items():
             if status in text:
                 raise kind(f"{what}: {text}") from error

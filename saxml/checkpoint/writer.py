@@ -7,6 +7,7 @@ with CheckpointWriter("gs://bucket/lm") as writer:
 """
 
 import collections
+import contextlib
 import itertools
 import pathlib
 from collections.abc import Sequence
@@ -72,7 +73,9 @@ class CheckpointWriter:
         trace: TracebackType | None,
     ) -> None:
         if not self._committed:
-            self._undo()
+            # The first error says what went wrong; a second one, from tidying up, would hide it.
+            with contextlib.suppress(errors.SaxError):
+                self._undo()
 
     def array(self, name: str, shape: Sequence[int], dtype: str) -> "ArrayWriter":
         """Creates an array; `name` has no mdl_vars prefix. All of it must then be put()."""

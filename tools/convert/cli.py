@@ -55,6 +55,8 @@ def return_freed_memory() -> None:
 def main(convert: Convert) -> None:
     """Runs a converter as a program."""
     return_freed_memory()
+    for name in ("base", "pax", "overwrite"):  # for --help
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     os.chdir(os.environ.get("BUILD_WORKING_DIRECTORY", "."))
 
     def run(arguments: list[str]) -> int:

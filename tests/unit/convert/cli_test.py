@@ -54,6 +54,12 @@ def test_errors_are_one_line(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_help_names_the_flags(tmp_path: Path) -> None:
+    done = run("--help", cwd=tmp_path)
+    for flag in ("--base", "--pax", "--[no]overwrite"):
+        assert flag in done.stdout
+
+
 _MEASURE = """
 import pathlib, sys, threading, time
 from tools.convert import cli
