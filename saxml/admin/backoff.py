@@ -34,11 +34,6 @@ class Failures:
     _in_a_row: int = 0
     _hold_until: float = -math.inf
 
-    @property
-    def last_reasons(self) -> dict[str, str]:
-        """Why the last load failed, by server."""
-        return {address: failed.reason for address, failed in self._by_server.items()}
-
     def record(self, address: str, reason: str, now: float) -> None:
         """A load failed on the server at `address`."""
         old = self._by_server.get(address)

@@ -119,6 +119,9 @@ class AdminServer:
                 # Clients may check long polls often.
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
                 ("grpc.keepalive_permit_without_calls", 1),
+                # All clients of a cell come back at once when an admin server is restarted.
+                ("grpc.server.max_pending_requests", 100_000),
+                ("grpc.server.max_pending_requests_hard_limit", 200_000),
             ],
         )
         try:

@@ -4,15 +4,12 @@ cell = CellStore(sax_root(flag), parse_cell("/sax/test"))
 cell.admin_address()        # "192.0.2.2:10000"
 """
 
-import logging
 import os
-import threading
-from collections.abc import Iterator
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from saxml.common.errors import FailedPreconditionError, SaxError
+from saxml.common.errors import FailedPreconditionError
 from saxml.common.names import CellId, quote
 from saxml.proto import admin_pb2
 from saxml.storage.base import Store, open_store
@@ -21,9 +18,7 @@ CONFIG_NAME = "config.proto"
 LOCATION_NAME = "location.proto"
 # What `saxutil create` writes into location.proto.
 NO_ADMIN_YET = "No admin server has been started for this Sax cell."
-WATCH_PERIOD_S = 5.0
 
-_logger = logging.getLogger(__name__)
 _M = TypeVar("_M", bound=Message)
 
 
@@ -102,26 +97,6 @@ class CellStore:
                 f"({self.location_path} names none)"
             )
         return address
-
-    def watch_location(
-        self, stop: threading.Event, period_s: float = WATCH_PERIOD_S
-    ) -> Iterator[str | None]:
-        """read_location() at once, and again whenever it has changed, until `stop` is set.
-
-        Looks every `period_s` seconds. Errors are logged and the next look is waited for.
-        """
-        known: str | None = None
-        first = True
-        while not stop.is_set():
-            try:
-                location = self.read_location()
-            except SaxError as error:
-                _logger.warning("Cannot watch %s: %s", self.location_path, error)
-            else:
-                if first or location != known:
-                    yield location
-                known, first = location, False
-            stop.wait(period_s)
 
     def _parse(self, name: str, message: _M) -> _M | None:
         stored = self.store.read(f"{self._dir}/{name}")

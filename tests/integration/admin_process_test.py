@@ -138,6 +138,22 @@ def test_it_ends_at_once_when_told(root: str, end: Any) -> None:
         assert watch.exception() is not None
 
 
+def test_a_crowd_of_clients_that_comes_at_once_is_served(root: str) -> None:
+    with _serve(root, "--http_port=0") as server:
+        stub = _stub(server)
+        stub.Publish(admin_pb2.PublishRequest(model=_model("lm")), timeout=10)
+        request = admin_pb2.WatchLocRequest(model_id="/sax/test/lm")
+        watches = [stub.WatchLoc.future(request, timeout=60) for _ in range(2500)]
+        stub.List(admin_pb2.ListRequest(), timeout=60)
+        stub.Unpublish(admin_pb2.UnpublishRequest(model_id="/sax/test/lm"), timeout=60)
+        # Those that are taken up after that are told so; nobody is turned away.
+        answers = [watch.exception() or watch.result() for watch in watches]
+        late = [a.code() for a in answers if isinstance(a, grpc.RpcError)]
+        assert set(late) <= {grpc.StatusCode.NOT_FOUND}
+        told = [a for a in answers if not isinstance(a, grpc.RpcError)]
+        assert all(a.result.has_fullset for a in told)
+
+
 def test_tools_can_ask_what_it_offers(root: str) -> None:
     with (
         _serve(root, "--http_port=0") as server,

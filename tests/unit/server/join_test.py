@@ -166,7 +166,7 @@ def test_it_comes_back_to_an_admin_server_that_was_away(
     caplog.set_level(logging.INFO, "saxml")
     cell.write_location(admins[0].address)
     start(heartbeat_s=0.05)
-    admins[0].wait_for_joins(1)
+    _until(_logged(caplog, f"Joined {admins[0].address}"))
     admins[0].stop()
     _until(_logged(caplog, f"(admin server {admins[0].address}): UNAVAILABLE: "))
     admins.append(Admin(admins[0].port))

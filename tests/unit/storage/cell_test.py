@@ -1,5 +1,3 @@
-import threading
-
 import pytest
 
 from saxml.common.errors import FailedPreconditionError
@@ -49,21 +47,6 @@ def test_a_broken_file_is_told() -> None:
     open_store("mem://broken").write("sax/test/config.proto", b"\xff\xff")
     with pytest.raises(FailedPreconditionError, match=r"config\.proto is not a sax\.Config"):
         files.read_config()
-
-
-def test_changes_of_the_location_are_seen_and_errors_outlived() -> None:
-    files = CellStore("mem://watch", CELL)
-    store = open_store("mem://watch")
-    stop = threading.Event()
-    watch = files.watch_location(stop, period_s=0.01)
-    assert next(watch) is None
-    files.write_location("a:1")
-    assert next(watch) == "a:1"
-    store.write("sax/test/location.proto", b"\xff\xff")
-    threading.Timer(0.05, files.write_location, ["b:1"]).start()
-    assert next(watch) == "b:1"
-    stop.set()
-    assert list(watch) == []
 
 
 def test_the_root_comes_from_the_flag_or_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
