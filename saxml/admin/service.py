@@ -9,7 +9,7 @@ from saxml.admin import validate, views
 from saxml.admin.manager import Manager
 from saxml.admin.published import Published
 from saxml.common.errors import CancelledError, InvalidArgumentError, NotFoundError
-from saxml.common.names import ModelId
+from saxml.common.names import UNPLACED_TRAILER, ModelId
 from saxml.proto import admin_pb2, admin_pb2_grpc
 
 _Context = Any  # grpc.aio.ServicerContext, which cannot be subscripted at run time
@@ -47,8 +47,12 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     async def List(
         self, request: admin_pb2.ListRequest, context: _Context
     ) -> admin_pb2.ListResponse:
-        """One model, or all of them."""
-        return views.list_models(self._manager, self._optional_id(request.model_id))
+        """One model, or all of them. Why a single model lacks replicas is in the trailer."""
+        model_id = self._optional_id(request.model_id)
+        response = views.list_models(self._manager, model_id)
+        if model_id is not None and (why := self._manager.registry.get(model_id).unplaced):
+            context.set_trailing_metadata(((UNPLACED_TRAILER, why.encode()),))
+        return response
 
     async def Stats(
         self, request: admin_pb2.StatsRequest, context: _Context

@@ -17,6 +17,8 @@ from saxml.common.errors import CancelledError, DeadlineExceededError, SaxError,
 
 # A long poll is renewed this often, so that a connection that died in silence is noticed.
 POLL_S = 60.0
+# An admin server that is asked why a model has no server answers from memory.
+_WHY_TIMEOUT_S = 1.0
 
 _TRANSIENT = frozenset(
     {
@@ -83,8 +85,10 @@ class AddressWatch:
                 if run.final:
                     raise from_code(run.final.code, str(run.final)) from run.final
                 if not self._changed.wait(max(0.0, end - time.monotonic())):
-                    raise self._too_late(run, timeout_s)
-            return run.known.addresses
+                    break
+            else:
+                return run.known.addresses
+        raise self._too_late(run, timeout_s)
 
     def close(self, join: bool = True) -> None:
         """Ends the thread; whoever waits gets CancelledError."""
@@ -110,8 +114,10 @@ class AddressWatch:
     def _too_late(self, run: _Run, timeout_s: float) -> SaxError:
         if run.trouble:
             return from_code(run.trouble.code, f"{run.trouble} (waited {timeout_s:.3g} s)")
+        why = self._link.why_unplaced(self._model_id, _WHY_TIMEOUT_S)
         return DeadlineExceededError(
             f"model {self._model_id} has no model server yet (waited {timeout_s:.3g} s)"
+            + (f": {why}" if why else "")
         )
 
     def _follow(self, run: _Run) -> None:

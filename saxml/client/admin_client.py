@@ -113,6 +113,10 @@ class AdminClient:
         """All published models, sorted by name."""
         return sorted(self._list("", timeout_s), key=lambda m: m.model.model_id)
 
+    def why_unplaced(self, model_id: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> str:
+        """Why a model has fewer replicas than asked for; "" if the admin server does not say."""
+        return self._link.why_unplaced(model_id, timeout_s)
+
     def stats(
         self, model_id: str = "", timeout_s: float = DEFAULT_TIMEOUT_S
     ) -> admin_pb2.StatsResponse:

@@ -7,7 +7,7 @@ from typing import TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from saxml.client.rpc import Procedure, dial
+from saxml.client.rpc import LIST, Procedure, dial
 from saxml.common.errors import (
     CancelledError,
     SaxError,
@@ -15,7 +15,8 @@ from saxml.common.errors import (
     from_code,
     from_rpc_error,
 )
-from saxml.common.names import CellId
+from saxml.common.names import UNPLACED_TRAILER, CellId
+from saxml.proto import admin_pb2
 from saxml.storage.cell import CellStore
 
 _DIAL_TIMEOUT_S = 5.0
@@ -84,6 +85,15 @@ class AdminLink:
             if self._was_dropped(channel):
                 raise UnavailableError(f"lost the connection to {address}") from error
             raise CancelledError("the client is closed") from error
+
+    def why_unplaced(self, model_id: str, timeout_s: float) -> str:
+        """Why a model lacks replicas, as the admin server puts it; "" if it does not say."""
+        try:
+            _, channel = self._connect()
+            request = admin_pb2.ListRequest(model_id=model_id)
+            return LIST.trailer(channel, request, timeout_s, UNPLACED_TRAILER)
+        except (SaxError, grpc.RpcError, ValueError):
+            return ""
 
     def check_leader(self) -> None:
         """Drops the connection if location.proto names another admin server by now."""

@@ -58,6 +58,17 @@ class Procedure(Generic[_Request, _Response]):
         response: _Response = method(request, timeout=timeout_s)
         return response
 
+    def trailer(self, channel: grpc.Channel, request: _Request, timeout_s: float, name: str) -> str:
+        """Makes the call for the sake of one UTF-8 trailer of its answer; "" if it has none."""
+        method = channel.unary_unary(
+            self.path,
+            request_serializer=self.request.SerializeToString,
+            response_deserializer=self.response.FromString,
+        )
+        _, call = method.with_call(request, timeout=timeout_s)
+        found = dict(call.trailing_metadata() or ()).get(name, b"")
+        return found.decode(errors="replace") if isinstance(found, bytes) else str(found)
+
     def stream(
         self, channel: grpc.Channel, request: _Request, timeout_s: float
     ) -> Responses[_Response]:

@@ -18,6 +18,10 @@ _FS_ROOT = "^[a-zA-Z0-9_./=-]+$"
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
+# Trailer of sax.Admin/List for one model: why it has fewer replicas than asked for, in UTF-8.
+UNPLACED_TRAILER = "sax-unplaced-bin"
+
+
 @dataclass(frozen=True, slots=True)
 class CellId:
     """A cell, such as /sax/test."""

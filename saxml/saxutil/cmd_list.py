@@ -113,6 +113,8 @@ def _methods(published: admin_pb2.PublishedModel) -> str:
 def _missing_replicas(admin: AdminClient, published: admin_pb2.PublishedModel) -> str | None:
     if len(published.modelet_addresses) >= max(1, published.model.requested_num_replicas):
         return None
+    if why := admin.why_unplaced(published.model.model_id, timeout_s=5):
+        return f"model {published.model.model_id}: {why}"
     try:
         return why_no_replica(published, admin.stats(timeout_s=5))
     except SaxError:

@@ -84,13 +84,20 @@ class ModelTable:
         logging.info("unloaded %s", key)
 
     def get(self, key: str) -> LmServable:
-        """The servable of a loaded model; NotFoundError (clients try another server, or wait)
-        otherwise."""
+        """The servable of a loaded model.
+
+        Raises NotFoundError while it is loading or unknown (clients try another server, or wait),
+        FailedPreconditionError, with the reason, when its load failed.
+        """
         with self._lock:
             entry = self._entries.get(key)
             if entry is not None and entry.status == common_pb2.LOADED:
                 assert entry.servable is not None
                 return entry.servable
+            if entry is not None and entry.status == common_pb2.FAILED:
+                raise errors.FailedPreconditionError(
+                    f"model {key} could not be loaded: {entry.failure}"
+                )
             loaded = [k for k, e in self._entries.items() if e.status == common_pb2.LOADED]
         raise errors.NotFoundError(
             f"model {key!r} is still loading or already unloaded."

@@ -124,6 +124,7 @@ def _serve() -> None:
     cell = None
     if _SAX_CELL.value:
         cell = CellStore(sax_root(_SAX_ROOT.value), names.parse_cell(_SAX_CELL.value))
+        cell.check_exists()
     description = admin_pb2.ModelServer(
         chip_type=chips.parse_chip(_CHIP.value),
         chip_topology=chips.parse_topology(_TOPOLOGY.value),

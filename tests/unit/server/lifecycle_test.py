@@ -74,7 +74,7 @@ def test_failed_load_says_why_and_is_tried_again(models: ModelTable, builder: Bu
     with pytest.raises(errors.InvalidArgumentError, match="no such constant"):
         models.load(KEY, "p.M", "c", {}, {})
     assert statuses(models) == [(KEY, common_pb2.FAILED, "no such constant")]
-    with pytest.raises(errors.NotFoundError):
+    with pytest.raises(errors.FailedPreconditionError, match="no such constant"):
         models.get(KEY)
     builder.error = KeyError("oops")
     with pytest.raises(errors.InternalError, match="Loading error"):
