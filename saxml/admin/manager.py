@@ -5,6 +5,7 @@ assigner, done by Actions, and decided anew whenever something has changed and e
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 import weakref
@@ -82,10 +83,10 @@ class Manager:
             except Exception:
                 _logger.exception("Deciding what to do failed; trying again")
             wait = min(self._periods.refresh, max(0.0, due - self.clock.monotonic()))
-            try:
-                await asyncio.wait_for(self._woken.wait(), wait)
-            except TimeoutError:
-                continue
+            # Not wait_for(), which may swallow a cancellation that comes together with the event.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._woken.wait()
 
     async def close(self) -> None:
         """Ends every line to a model server; nothing is unloaded."""

@@ -29,7 +29,8 @@ class Modelet:
     async def dial(self, timeout_s: float) -> None:
         """Waits until the server is reached; DeadlineExceededError if it is not."""
         try:
-            await asyncio.wait_for(self._channel.channel_ready(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._channel.channel_ready()
         except TimeoutError as error:
             raise DeadlineExceededError(
                 f"Start failed to create a client for model server {self.address}: "
