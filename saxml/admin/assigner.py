@@ -140,7 +140,12 @@ def _why_unplaced(
         return prefix + "no model server has joined this cell"
     offering = [s for s in servers if model.path in s.paths]
     if not offering:
-        return prefix + f"none of the {len(servers)} joined model servers offers {model.path}"
+        offered = sorted({path for s in servers for path in s.paths})
+        shown = ", ".join(offered[:5]) + (f", and {len(offered) - 5} more" if offered[5:] else "")
+        return (
+            f"{prefix}none of the {len(servers)} joined model servers offers {model.path};"
+            f" they offer {shown or 'nothing'}"
+        )
     reasons = [s.barred[model.id] for s in offering if model.id in s.barred][:3]
     full = sum(
         len(held[s.address]) >= MAX_MODELS_PER_SERVER

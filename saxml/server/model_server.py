@@ -40,9 +40,7 @@ _CHIP = flags.DEFINE_string(
 _TOPOLOGY = flags.DEFINE_string(
     "platform_topology", "1", "Chip topology told to the admin server, such as 2x2."
 )
-_TAGS = flags.DEFINE_list(
-    "tags", [], "Tags of this server, which a model's `constraints` override may ask for."
-)
+_TAGS = flags.DEFINE_list("tags", [], "Tags of this server, told to the admin server.")
 _FILTER = flags.DEFINE_string(
     "model_filter_regex", None, "Serve only model paths that match this as a whole."
 )

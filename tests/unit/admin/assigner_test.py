@@ -90,7 +90,12 @@ def test_excess_replicas_go_where_they_are_not_ready_first() -> None:
 def test_only_servers_that_offer_the_path_are_used() -> None:
     servers = [_server("s1", paths=frozenset({"p.Other"})), _server("s2", paths=frozenset())]
     assert plan(servers, [_model("m")]) == Plan(
-        (), (), {"m": "0 of 1 replicas placed: none of the 2 joined model servers offers p.Lm"}
+        (),
+        (),
+        {
+            "m": "0 of 1 replicas placed: none of the 2 joined model servers offers p.Lm;"
+            " they offer p.Other"
+        },
     )
 
 

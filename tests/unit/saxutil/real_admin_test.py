@@ -93,10 +93,10 @@ def test_life_of_a_model(cell: RealCell, servers: list[StubServer]) -> None:
     assert run("publish", MODEL, PATH, "None", "1", "BATCH_SIZE=[2]") == Result(0, "", "")
     waiting = run("ls", MODEL)
     assert waiting.code == 0
-    assert "no model server has joined the cell" in waiting.err
+    assert "no model server has joined this cell" in waiting.err
 
     cell.join(servers[0], "some.other.Model")
-    assert f"can serve {PATH}; they serve some.other.Model" in run("ls", MODEL).err
+    assert f"offers {PATH}; they offer some.other.Model" in run("ls", MODEL).err
 
     cell.join(servers[1], PATH)
     with sax.Admin("/sax/test") as admin:
