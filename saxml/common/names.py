@@ -21,6 +21,9 @@ _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 # Trailer of sax.Admin/List for one model: why it has fewer replicas than asked for, in UTF-8.
 UNPLACED_TRAILER = "sax-unplaced-bin"
 
+# Metadata of Load, Unload and UpdateLoaded: the term of the admin server that calls, in decimal.
+TERM_METADATA = "sax-term"
+
 
 @dataclass(frozen=True, slots=True)
 class CellId:

@@ -84,6 +84,24 @@ class Joiner:
             self._thread.join()
         self._hang_up()
 
+    def leave(self, timeout_s: float) -> None:
+        """Stops joining and tells the admin server that nothing can be loaded here any more.
+
+        A Join with other model paths makes it ask for the status at once, in which the models of a
+        server that drains are UNLOADING. An admin server that cannot be reached finds out by
+        itself.
+        """
+        self.stop()
+        farewell = admin_pb2.JoinRequest()
+        farewell.CopyFrom(self._request)
+        farewell.model_server.ClearField("servable_model_paths")
+        try:
+            with grpc.insecure_channel(self._cell.admin_address(), options=_OPTIONS) as channel:
+                stub: Any = admin_pb2_grpc.AdminStub(channel)
+                stub.Join(farewell, timeout=timeout_s)
+        except (SaxError, grpc.RpcError) as error:
+            _logger.warning("Could not take leave of %s: %s", self._cell.cell.full, error)
+
     def _run(self) -> None:
         pause = 0.0
         while not self._stop.is_set():

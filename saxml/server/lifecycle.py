@@ -3,16 +3,20 @@ loading."""
 
 import dataclasses
 import threading
+import time
 from collections.abc import Callable, Mapping
 
 from absl import logging
 
 from saxml.common import errors
 from saxml.proto import common_pb2, modelet_pb2
-from saxml.server.servable_model import LmServable
+from saxml.server.servable import Servable
 
 # Builds a servable: (key, model path, checkpoint path, overrides).
-Build = Callable[[str, str, str, Mapping[str, str]], LmServable]
+# How long the requests of a model that is unloaded may still take.
+UNLOAD_GRACE_S = 30.0
+
+Build = Callable[[str, str, str, Mapping[str, str]], Servable]
 
 
 @dataclasses.dataclass(slots=True)
@@ -23,7 +27,7 @@ class _Entry:
     acls: dict[str, str]
     status: common_pb2.ModelStatus
     failure: str = ""
-    servable: LmServable | None = None
+    servable: Servable | None = None
 
 
 class ModelTable:
@@ -35,6 +39,7 @@ class ModelTable:
         self._entries: dict[str, _Entry] = {}
         self._lock = threading.Lock()
         self._work = threading.Lock()
+        self.draining = False
 
     def load(
         self,
@@ -48,6 +53,8 @@ class ModelTable:
         failed is tried again."""
         entry = _Entry(model_path, checkpoint_path, dict(overrides), dict(acls), common_pb2.LOADING)
         with self._lock:
+            if self.draining:
+                raise errors.UnavailableError("this model server is draining")
             known = self._entries.get(key)
             if known is not None and known.status != common_pb2.FAILED:
                 return
@@ -66,30 +73,47 @@ class ModelTable:
             )
             self._entries[key] = fresh
         if entry.servable is not None:
+            entry.servable.wait_until_idle(UNLOAD_GRACE_S)
             entry.servable.unload()
         self._fill(key, fresh)
 
     def unload(self, key: str) -> None:
-        """Stops serving a model and frees its memory."""
+        """Stops serving a model, at once for new requests; those in flight have UNLOAD_GRACE_S to
+        end."""
         with self._lock:
             entry = self._require(key)
             if entry.status == common_pb2.LOADING:
                 raise errors.UnavailableError(f"model {key} is still loading; unload it later")
             entry.status = common_pb2.UNLOADING
         if entry.servable is not None:
+            entry.servable.wait_until_idle(UNLOAD_GRACE_S)
             entry.servable.unload()
         with self._lock:
             if self._entries.get(key) is entry:
                 del self._entries[key]
         logging.info("unloaded %s", key)
 
-    def get(self, key: str) -> LmServable:
+    def start_draining(self) -> None:
+        """From now on no request and no load is taken; those in flight go on."""
+        with self._lock:
+            self.draining = True
+
+    def wait_until_idle(self, timeout_s: float) -> bool:
+        """Whether all requests have ended, at the latest after timeout_s."""
+        with self._lock:
+            servables = [e.servable for e in self._entries.values() if e.servable is not None]
+        end = time.monotonic() + timeout_s
+        return all(s.wait_until_idle(max(0.0, end - time.monotonic())) for s in servables)
+
+    def get(self, key: str) -> Servable:
         """The servable of a loaded model.
 
         Raises NotFoundError while it is loading or unknown (clients try another server, or wait),
         FailedPreconditionError, with the reason, when its load failed.
         """
         with self._lock:
+            if self.draining:
+                raise errors.UnavailableError("this model server is draining")
             entry = self._entries.get(key)
             if entry is not None and entry.status == common_pb2.LOADED:
                 assert entry.servable is not None
@@ -109,10 +133,12 @@ class ModelTable:
     ) -> list[modelet_pb2.GetStatusResponse.ModelWithStatus]:
         """Status of each model; a model whose engine broke counts as failed."""
         with self._lock:
-            entries = sorted(self._entries.items())
+            entries, draining = sorted(self._entries.items()), self.draining
         listed = []
         for key, entry in entries:
             status, failure = entry.status, entry.failure
+            if draining and status == common_pb2.LOADED:
+                status = common_pb2.UNLOADING
             if entry.servable is not None and entry.servable.failure is not None:
                 status, failure = common_pb2.FAILED, str(entry.servable.failure)
             one = modelet_pb2.GetStatusResponse.ModelWithStatus(model_key=key, model_status=status)

@@ -1,5 +1,7 @@
 """sax.server.lm.LMService: the data path."""
 
+import math
+import time
 from collections.abc import Callable, Iterator
 
 import grpc
@@ -7,7 +9,6 @@ import grpc
 from saxml.common import errors
 from saxml.proto import lm_pb2, lm_pb2_grpc
 from saxml.server.lifecycle import ModelTable
-from saxml.server.servable_model import deadline_after
 
 
 class LmService(lm_pb2_grpc.LMServiceServicer):
@@ -70,7 +71,8 @@ class LmService(lm_pb2_grpc.LMServiceServicer):
 
 
 def _deadline(context: grpc.ServicerContext) -> float:
-    return deadline_after(context.time_remaining())
+    seconds = context.time_remaining()
+    return math.inf if seconds is None else time.monotonic() + seconds
 
 
 def _on_cancel(context: grpc.ServicerContext) -> Callable[[Callable[[], None]], None]:

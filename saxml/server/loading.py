@@ -20,6 +20,7 @@ from saxml.models import sharding
 from saxml.models.config import ModelConfig
 from saxml.models.params import Param, random_params
 from saxml.server.pax.lm.params.template import CommonServingTemplate
+from saxml.server.text_codec import TextCodec
 from saxml.tokenizer.base import Tokenizer
 from saxml.tokenizer.load import load_tokenizer, load_vocabulary
 
@@ -34,15 +35,16 @@ class Loaded:
     """A model ready to decode."""
 
     params: CommonServingTemplate
+    codec: TextCodec
     engine: Engine
-    record: ModelRecord | None
-    tokenizer: Tokenizer | None
     beam: BeamOptions | None
+    seed: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class LoadOptions:
-    """What the server as a whole decides: its devices, and whether a mesh may shrink."""
+    """What the server as a whole decides: whether a mesh may shrink, and the seed of random weights
+    and of samples that have none."""
 
     strict_mesh: bool = False
     seed: int = 0
@@ -60,12 +62,9 @@ def load(params: CommonServingTemplate, checkpoint: str, options: LoadOptions) -
         ),
         jax.devices(),
     )
-    tokenizer = None
-    if not (params.TOKENIZED_INPUT and params.TOKENIZED_OUTPUT):
-        if params.VOCABULARY_PATH:
-            tokenizer = load_vocabulary(params.VOCABULARY_PATH)
-        elif record is not None and record.tokenizer is not None:
-            tokenizer = load_tokenizer(checkpoint)
+    # What may be missing is looked for before what takes long.
+    tokenizer = _tokenizer(params, checkpoint, record)
+    codec = TextCodec(params, config.vocab_size, tokenizer, record)
     dtype = compute_dtype(params)
     weights = _weights(params, config, checkpoint, mesh, dtype, options.seed)
     engine = Engine(
@@ -76,7 +75,7 @@ def load(params: CommonServingTemplate, checkpoint: str, options: LoadOptions) -
         dtype,
         progress=logging.info,
     )
-    return Loaded(params, engine, record, tokenizer, beam)
+    return Loaded(params, codec, engine, beam, options.seed)
 
 
 def _record(params: CommonServingTemplate, checkpoint: str) -> ModelRecord | None:
@@ -91,6 +90,18 @@ def _record(params: CommonServingTemplate, checkpoint: str) -> ModelRecord | Non
     data = folder.read(RECORD)
     # Checkpoints of other converters have no record; classes that state their sizes need none.
     return None if data is None else ModelRecord.from_bytes(data, f"{folder.path}/{RECORD}")
+
+
+def _tokenizer(
+    params: CommonServingTemplate, checkpoint: str, record: ModelRecord | None
+) -> Tokenizer | None:
+    if params.TOKENIZED_INPUT and params.TOKENIZED_OUTPUT:
+        return None
+    if params.VOCABULARY_PATH:
+        return load_vocabulary(params.VOCABULARY_PATH)
+    if record is not None and record.tokenizer is not None:
+        return load_tokenizer(checkpoint)
+    return None
 
 
 def _weights(

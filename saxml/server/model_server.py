@@ -10,23 +10,18 @@ import secrets
 import signal
 import threading
 from collections.abc import Mapping, Sequence
-from concurrent import futures
 
-import grpc
 import jax
 from absl import app, flags, logging
-from grpc_reflection.v1alpha import reflection
 
-from saxml.common import chips, errors, log, names, net
+from saxml.common import chips, errors, log, names
 from saxml.common.clock import SystemClock
-from saxml.proto import admin_pb2, lm_pb2, lm_pb2_grpc, modelet_pb2, modelet_pb2_grpc
+from saxml.proto import admin_pb2
 from saxml.server import configs, registry
-from saxml.server.join import Joiner
 from saxml.server.lifecycle import ModelTable
-from saxml.server.lm_service import LmService
 from saxml.server.loading import LoadOptions
-from saxml.server.modelet_service import ModeletService
 from saxml.server.servable_model import LmServable
+from saxml.server.serving import ModelServer
 from saxml.storage.cell import CellStore, sax_root
 
 _SAX_CELL = flags.DEFINE_string("sax_cell", "", "Cell to join, /sax/<cell>; empty: none.")
@@ -50,7 +45,7 @@ _STRICT_MESH = flags.DEFINE_bool(
     "Refuse a model whose ICI_MESH_SHAPE needs more devices than there are; else the mesh shrinks.",
 )
 _DETERMINISTIC = flags.DEFINE_bool(
-    "deterministic_rng", False, "Sample with the same seeds after each start."
+    "deterministic_rng", False, "Draw the same seeds, of samples and random weights, each start."
 )
 _JAX_CACHE = flags.DEFINE_string(
     "jax_cache_dir",
@@ -63,14 +58,19 @@ _MODELS = flags.DEFINE_list(
 )
 _MODEL_KEYS = flags.DEFINE_list("model_keys", [], "Their keys, /sax/<cell>/<model>.")
 _CHECKPOINTS = flags.DEFINE_list("checkpoints", [], "Their checkpoints.")
+_DRAIN = flags.DEFINE_float(
+    "drain_timeout",
+    30.0,
+    "Seconds that requests in flight are given to end after SIGTERM or SIGINT.",
+    lower_bound=0.0,
+)
 _OVERRIDES = flags.DEFINE_string(
     "model_config_overrides", None, "Their overrides: a JSON list of objects."
 )
 
-# Handlers block while the engine decodes, so there are more threads than requests that models
-# admit.
-_MAX_THREADS = 1024
-_STOP_GRACE_S = 5.0
+_FIXED_SEED = 1234
+# Exit codes of a process that a signal ended, as shells count them.
+_KILLED = 128
 
 
 def _use_compile_cache() -> None:
@@ -136,7 +136,8 @@ def _serve() -> None:
         jax.profiler.start_server(_PROFILER_PORT.value)
 
     options = LoadOptions(
-        strict_mesh=_STRICT_MESH.value, seed=1234 if _DETERMINISTIC.value else secrets.randbits(31)
+        strict_mesh=_STRICT_MESH.value,
+        seed=_FIXED_SEED if _DETERMINISTIC.value else secrets.randbits(31),
     )
     clock = SystemClock()
 
@@ -150,57 +151,37 @@ def _serve() -> None:
         return LmServable.load(key, params, checkpoint, options, clock)
 
     models = ModelTable(build)
-    server = grpc.server(
-        futures.ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="rpc"),
-        interceptors=[errors.StatusInterceptor()],
-        options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 64 << 20)],
-    )
-    modelet_pb2_grpc.add_ModeletServicer_to_server(ModeletService(models), server)
-    lm_pb2_grpc.add_LMServiceServicer_to_server(LmService(models), server)
-    services = [
-        d.services_by_name[n].full_name
-        for d, n in ((modelet_pb2.DESCRIPTOR, "Modelet"), (lm_pb2.DESCRIPTOR, "LMService"))
-    ]
-    reflection.enable_server_reflection([*services, reflection.SERVICE_NAME], server)
-    port = _listen(server, _PORT.value)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    server = ModelServer(models, port=_PORT.value, cell=cell, description=description, clock=clock)
+    signalled = _catch_signals()
     server.start()
-    address = net.join_host_port(net.local_address(), port)
     logging.info(
         "Model server at %s: %d devices (%s), %d model paths",
-        address,
+        server.address,
         len(jax.devices()),
         jax.default_backend(),
         len(description.servable_model_paths),
     )
-    joiner = None
-    if cell is not None:
-        joiner = Joiner(
-            cell, admin_pb2.JoinRequest(address=address, model_server=description), clock
-        )
-        joiner.start()
     for key, path, checkpoint, overrides in static:
         models.load(key, path, checkpoint, overrides, {})
-    stop.wait()
-    logging.info("Stopping")
-    if joiner is not None:
-        joiner.stop()
-    server.stop(_STOP_GRACE_S).wait()
-    models.close()
+    signalled.wait()
+    logging.info("Draining for up to %g s; a second signal ends this at once", _DRAIN.value)
+    idle = server.drain(_DRAIN.value)
+    logging.info("Stopping%s", "" if idle else " with requests in flight")
+    server.stop()
 
 
-def _listen(server: grpc.Server, port: int) -> int:
-    try:
-        bound = server.add_insecure_port(f"[::]:{port}")
-    except RuntimeError:
-        bound = 0
-    if not bound:
-        raise errors.FailedPreconditionError(
-            f"port {port} is in use; stop what listens there or choose another --port"
-        )
-    return bound
+def _catch_signals() -> threading.Event:
+    """Set by the first SIGTERM or SIGINT; the second ends the process."""
+    signalled = threading.Event()
+
+    def handle(number: int, frame: object) -> None:
+        if signalled.is_set():
+            os._exit(_KILLED + number)
+        signalled.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handle)
+    return signalled
 
 
 def main(argv: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 import math
 import queue
-import secrets
+import random
 import time
 from collections.abc import Callable, Iterator
 from typing import Self
@@ -18,16 +18,12 @@ from saxml.proto import common_pb2
 from saxml.server import extra_inputs, loading
 from saxml.server.loading import Loaded, LoadOptions
 from saxml.server.pax.lm.params.template import CommonServingTemplate
+from saxml.server.servable import OnCancel
 from saxml.server.stats import MethodStats
-from saxml.server.text_codec import TextCodec
 
 GENERATE = "lm.generate"
 GENERATE_STREAM = "lm.generate_stream"
 SCORE = "lm.score"
-
-# Called with what ends a request early; the transport registers it to be run when the client goes
-# away.
-OnCancel = Callable[[Callable[[], None]], None]
 
 
 class LmServable:
@@ -45,11 +41,7 @@ class LmServable:
     ) -> Self:
         """Restores and compiles a model; takes as long as that takes. Raises SaxError."""
         loaded = loading.load(params, checkpoint, options)
-        try:
-            servable = cls(key, loaded, clock)
-        except BaseException:
-            loaded.engine.stop()
-            raise
+        servable = cls(key, loaded, clock)
         logging.info("loading completed.")
         return servable
 
@@ -58,9 +50,9 @@ class LmServable:
         self._params = loaded.params
         self._engine = loaded.engine
         self._beam = loaded.beam
-        self._codec = TextCodec(
-            loaded.params, loaded.engine.config.vocab_size, loaded.tokenizer, loaded.record
-        )
+        self._codec = loaded.codec
+        # For samples whose request has no seed.
+        self._seeds = random.Random(loaded.seed)
         p = loaded.params
         batch = max(p.BATCH_SIZE) if isinstance(p.BATCH_SIZE, list) else p.BATCH_SIZE
         offered = {
@@ -143,6 +135,13 @@ class LmServable:
                 cancel()
                 raise
 
+    def wait_until_idle(self, timeout_s: float) -> bool:
+        """Whether all calls have ended, at the latest after timeout_s."""
+        end = time.monotonic() + timeout_s
+        return all(
+            stats.wait_until_idle(max(0.0, end - time.monotonic())) for stats in self.stats.values()
+        )
+
     def unload(self) -> None:
         """Stops the engine; calls in flight fail with UNAVAILABLE."""
         self._engine.stop()
@@ -189,7 +188,7 @@ class LmServable:
             temperature=asked.temperature,
             top_p=asked.top_p,
             top_k=asked.top_k,
-            seed=secrets.randbits(31) if asked.seed is None else asked.seed,
+            seed=self._seeds.getrandbits(31) if asked.seed is None else asked.seed,
             on_step=on_step,
         )
 
@@ -226,8 +225,3 @@ def _common_prefix(a: str, b: str) -> int:
         if x != y:
             return i
     return min(len(a), len(b))
-
-
-def deadline_after(seconds: float | None) -> float:
-    """A deadline `seconds` from now; None is never."""
-    return float("inf") if seconds is None else time.monotonic() + seconds

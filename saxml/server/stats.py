@@ -23,6 +23,7 @@ class MethodStats:
         self._limit = limit
         self._clock = clock
         self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
         self._pending = 0
         self._done: collections.deque[tuple[float, float]] = collections.deque()
         self._failed: collections.deque[float] = collections.deque()
@@ -43,11 +44,18 @@ class MethodStats:
             now = self._clock.monotonic()
             with self._lock:
                 self._pending -= 1
+                if not self._pending:
+                    self._idle.notify_all()
                 if failed:
                     self._failed.append(now)
                 else:
                     self._done.append((now, now - start))
                 self._forget(now)
+
+    def wait_until_idle(self, timeout_s: float) -> bool:
+        """Whether no call is being served, at the latest after timeout_s."""
+        with self._idle:
+            return self._idle.wait_for(lambda: not self._pending, timeout_s)
 
     def _forget(self, now: float) -> None:
         while self._done and self._done[0][0] < now - _WINDOW_S:

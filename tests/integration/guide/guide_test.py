@@ -47,6 +47,7 @@ def test_guide_walks_and_survives_kills(kind: str, tmp_path: pathlib.Path) -> No
                 assert MODEL.rpartition("/")[2] in cell.saxutil("ls", CELL).stdout
                 check_unpublish(cell, server)
                 server.terminate()
+                server.wait_for("Draining")
                 assert server.wait() == 0
                 second_admin.terminate()
                 assert second_admin.wait() == 0

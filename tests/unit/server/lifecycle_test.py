@@ -9,7 +9,7 @@ import pytest
 from saxml.common import errors
 from saxml.proto import common_pb2
 from saxml.server.lifecycle import ModelTable
-from saxml.server.servable_model import LmServable
+from saxml.server.servable import Servable
 
 KEY = "/sax/test/m"
 
@@ -18,8 +18,13 @@ class FakeServable:
     def __init__(self, checkpoint: str) -> None:
         self.checkpoint = checkpoint
         self.unloaded = False
+        self.waited = 0.0
         self.failure: errors.SaxError | None = None
         self.stats: dict[str, object] = {}
+
+    def wait_until_idle(self, timeout_s: float) -> bool:
+        self.waited = timeout_s
+        return True
 
     def unload(self) -> None:
         self.unloaded = True
@@ -36,12 +41,12 @@ class Builder:
 
     def __call__(
         self, key: str, path: str, checkpoint: str, overrides: Mapping[str, str]
-    ) -> LmServable:
+    ) -> Servable:
         self.gate.wait(10)
         if self.error is not None:
             raise self.error
         self.built.append(FakeServable(checkpoint))
-        return cast(LmServable, self.built[-1])
+        return cast(Servable, self.built[-1])
 
 
 @pytest.fixture
@@ -98,6 +103,7 @@ def test_unloaded_model_is_gone(models: ModelTable, builder: Builder) -> None:
     models.load(KEY, "p.M", "c", {}, {})
     models.unload(KEY)
     assert builder.built[0].unloaded
+    assert builder.built[0].waited > 0
     assert statuses(models) == []
     with pytest.raises(errors.NotFoundError, match=r"already unloaded.*Available models: none"):
         models.get(KEY)
@@ -127,3 +133,17 @@ def test_model_whose_engine_broke_counts_as_failed(models: ModelTable, builder: 
     models.load(KEY, "p.M", "c", {}, {})
     builder.built[0].failure = errors.UnavailableError("the engine has failed: boom")
     assert statuses(models) == [(KEY, common_pb2.FAILED, "the engine has failed: boom")]
+
+
+def test_draining_server_takes_nothing_new_and_says_so(
+    models: ModelTable, builder: Builder
+) -> None:
+    models.load(KEY, "p.M", "c", {}, {})
+    models.start_draining()
+    with pytest.raises(errors.UnavailableError, match="draining"):
+        models.get(KEY)
+    with pytest.raises(errors.UnavailableError, match="draining"):
+        models.load("/sax/test/n", "p.M", "c", {}, {})
+    assert statuses(models) == [(KEY, common_pb2.UNLOADING, "")]
+    assert models.wait_until_idle(7)
+    assert 0 < builder.built[0].waited <= 7

@@ -1,5 +1,7 @@
 """Rates, latencies and the limit of one method."""
 
+import threading
+
 import pytest
 
 from saxml.common import errors
@@ -51,3 +53,15 @@ def test_more_calls_than_the_limit_are_refused_and_pending_ones_counted() -> Non
     assert stats.to_proto().pending_reqs == 0
     with stats.admit("/sax/test/m"):
         pass
+
+
+def test_idle_is_waited_for() -> None:
+    stats = MethodStats("lm.generate", 2, FakeClock())
+    assert stats.wait_until_idle(0)
+    with stats.admit("/sax/test/m"):
+        assert not stats.wait_until_idle(0.01)
+        found: list[bool] = []
+        waiting = threading.Thread(target=lambda: found.append(stats.wait_until_idle(10)))
+        waiting.start()
+    waiting.join()
+    assert found == [True]

@@ -32,7 +32,7 @@ class AutoLM(template.CommonServingTemplate):
         "per_example_max_decode_steps": 256,
         "per_example_top_k": 0,
         "per_example_top_p": 1.0,
-        "seed": 0,
+        "seed": None,
     }
 
     def model_config(self, record: ModelRecord | None) -> ModelConfig:

@@ -1,0 +1,51 @@
+"""What a model server needs of a loaded language model, whatever computes it."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
+
+from saxml.common import errors
+from saxml.proto import common_pb2
+from saxml.server.stats import MethodStats
+
+# Called with what ends a request early; the transport has it run when the client goes away.
+OnCancel = Callable[[Callable[[], None]], None]
+
+
+class Servable(Protocol):
+    """Thread-safe; calls block until their answer is there. Deadlines are on time.monotonic's
+    clock. Errors are SaxErrors."""
+
+    @property
+    def stats(self) -> Mapping[str, MethodStats]:
+        """The methods that are offered, by name, with what they have served."""
+
+    @property
+    def failure(self) -> errors.SaxError | None:
+        """Why it no longer serves, if it does not."""
+
+    def generate(
+        self, text: str, extra: common_pb2.ExtraInputs, deadline: float, on_cancel: OnCancel
+    ) -> list[tuple[str, float]]:
+        """(text, score) of each beam or sample, best first."""
+
+    def generate_stream(
+        self, text: str, extra: common_pb2.ExtraInputs, deadline: float, on_cancel: OnCancel
+    ) -> Iterator[list[tuple[str, int, float]]]:
+        """(new text, characters of the text so far that stay, score) of each sample, as it
+        comes."""
+
+    def score(
+        self,
+        prefix: str,
+        suffixes: list[str],
+        extra: common_pb2.ExtraInputs,
+        deadline: float,
+        on_cancel: OnCancel,
+    ) -> list[float]:
+        """log p(suffix | prefix) of each suffix."""
+
+    def wait_until_idle(self, timeout_s: float) -> bool:
+        """Whether all calls have ended, at the latest after timeout_s."""
+
+    def unload(self) -> None:
+        """Frees what it holds; calls in flight fail with UNAVAILABLE."""

@@ -1,0 +1,57 @@
+"""A language model that computes nothing: it repeats the text, when it is allowed to."""
+
+import threading
+from collections.abc import Iterator, Mapping
+
+from saxml.common import errors
+from saxml.common.clock import SystemClock
+from saxml.proto import common_pb2
+from saxml.server.servable import OnCancel
+from saxml.server.stats import MethodStats
+
+
+class FakeServable:
+    """Answers wait for `gate`, which is open at first."""
+
+    def __init__(self, key: str, limit: int = 1000) -> None:
+        self.key = key
+        self.gate = threading.Event()
+        self.gate.set()
+        self.failure: errors.SaxError | None = None
+        methods = ("lm.generate", "lm.generate_stream", "lm.score")
+        self.stats: Mapping[str, MethodStats] = {
+            name: MethodStats(name, limit, SystemClock()) for name in methods
+        }
+
+    def generate(
+        self, text: str, extra: common_pb2.ExtraInputs, deadline: float, on_cancel: OnCancel
+    ) -> list[tuple[str, float]]:
+        with self.stats["lm.generate"].admit(self.key):
+            self.gate.wait(30)
+            return [(text, -1.0)]
+
+    def generate_stream(
+        self, text: str, extra: common_pb2.ExtraInputs, deadline: float, on_cancel: OnCancel
+    ) -> Iterator[list[tuple[str, int, float]]]:
+        with self.stats["lm.generate_stream"].admit(self.key):
+            for place, character in enumerate(text):
+                self.gate.wait(30)
+                yield [(character, place, -1.0)]
+
+    def score(
+        self,
+        prefix: str,
+        suffixes: list[str],
+        extra: common_pb2.ExtraInputs,
+        deadline: float,
+        on_cancel: OnCancel,
+    ) -> list[float]:
+        with self.stats["lm.score"].admit(self.key):
+            self.gate.wait(30)
+            return [-float(len(suffix)) for suffix in suffixes]
+
+    def wait_until_idle(self, timeout_s: float) -> bool:
+        return all(stats.wait_until_idle(timeout_s) for stats in self.stats.values())
+
+    def unload(self) -> None:
+        self.gate.set()

@@ -1,0 +1,128 @@
+"""A model server with a model that computes nothing: services, health, draining, terms."""
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from saxml.common import errors
+from saxml.common.clock import SystemClock
+from saxml.common.names import TERM_METADATA
+from saxml.proto import admin_pb2, common_pb2, lm_pb2, lm_pb2_grpc, modelet_pb2, modelet_pb2_grpc
+from saxml.server.lifecycle import ModelTable
+from saxml.server.serving import ModelServer
+from tests.unit.server.fake_servable import FakeServable
+
+KEY = "/sax/test/m"
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Running:
+    """A started server and stubs to call it."""
+
+    def __init__(self) -> None:
+        self.servable = FakeServable(KEY)
+        self.models = ModelTable(self._build)
+        self.server = ModelServer(
+            self.models,
+            port=0,
+            cell=None,
+            description=admin_pb2.ModelServer(),
+            clock=SystemClock(),
+        )
+        self.server.start()
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{self.server.port}")
+        self.modelet: Any = modelet_pb2_grpc.ModeletStub(self.channel)
+        self.lm: Any = lm_pb2_grpc.LMServiceStub(self.channel)
+        self.modelet.Load(modelet_pb2.LoadRequest(model_key=KEY, model_path="p.M"), timeout=10)
+
+    def _build(
+        self, key: str, path: str, checkpoint: str, overrides: Mapping[str, str]
+    ) -> FakeServable:
+        return self.servable
+
+    def generate(self, text: str) -> Any:
+        request = lm_pb2.GenerateRequest(model_key=KEY, text=text)
+        return self.lm.Generate.future(request, timeout=20)
+
+    def health(self, service: str = "") -> int:
+        stub: Any = health_pb2_grpc.HealthStub(self.channel)
+        response = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=10)
+        return int(response.status)
+
+    def statuses(self) -> list[int]:
+        response = self.modelet.GetStatus(modelet_pb2.GetStatusRequest(), timeout=10)
+        return [m.model_status for m in response.models]
+
+
+@pytest.fixture
+def running() -> Iterator[Running]:
+    running = Running()
+    yield running
+    running.servable.gate.set()
+    running.server.stop()
+    running.channel.close()
+
+
+def test_services_answer_and_are_healthy(running: Running) -> None:
+    assert running.generate("hi").result().texts[0].text == "hi"
+    stream = running.lm.GenerateStream(lm_pb2.GenerateRequest(model_key=KEY, text="abc"), timeout=9)
+    assert "".join(m.items[0].text for m in stream) == "abc"
+    assert running.health() == running.health("sax.server.lm.LMService") == SERVING
+
+
+def test_requests_in_flight_end_while_new_ones_are_refused(running: Running) -> None:
+    running.servable.gate.clear()
+    in_flight = running.generate("late")
+    while not running.servable.stats["lm.generate"].to_proto().pending_reqs:
+        time.sleep(0.01)
+    drained: list[bool] = []
+    draining = threading.Thread(target=lambda: drained.append(running.server.drain(20)))
+    draining.start()
+    while running.health() != NOT_SERVING:
+        time.sleep(0.01)
+    while running.statuses() != [common_pb2.UNLOADING]:
+        time.sleep(0.01)
+    refused = running.generate("new")
+    assert refused.exception().code() == grpc.StatusCode.UNAVAILABLE
+    assert draining.is_alive()
+    running.servable.gate.set()
+    assert in_flight.result().texts[0].text == "late"
+    draining.join()
+    assert drained == [True]
+
+
+def test_drain_gives_up_in_time(running: Running) -> None:
+    running.servable.gate.clear()
+    stuck = running.generate("stuck")
+    while not running.servable.stats["lm.generate"].to_proto().pending_reqs:
+        time.sleep(0.01)
+    assert not running.server.drain(0.05)
+    stuck.cancel()
+
+
+def test_term_that_is_over_cannot_load_or_unload(running: Running) -> None:
+    def unload(term: str) -> grpc.StatusCode | None:
+        request = modelet_pb2.UnloadRequest(model_key="/sax/test/other")
+        call = running.modelet.Unload.future(request, timeout=10, metadata=((TERM_METADATA, term),))
+        return call.exception().code()  # type: ignore[no-any-return]
+
+    assert unload("4") == grpc.StatusCode.NOT_FOUND
+    assert unload("3") == grpc.StatusCode.FAILED_PRECONDITION
+    assert running.statuses() == [common_pb2.LOADED]
+
+
+def test_port_in_use_is_refused_by_number(running: Running) -> None:
+    with pytest.raises(errors.FailedPreconditionError, match=f"port {running.server.port}"):
+        ModelServer(
+            running.models,
+            port=running.server.port,
+            cell=None,
+            description=admin_pb2.ModelServer(),
+            clock=SystemClock(),
+        )
