@@ -1,9 +1,12 @@
-"""Style and types of the whole tree: ruff, mypy --strict, clang-format."""
+"""Style and types of the whole tree: ruff, mypy --strict, clang-format, buildifier."""
 
 import os
 import pathlib
+import platform
 import subprocess
 import sys
+
+import pytest
 
 RUNFILES = pathlib.Path.cwd()
 TREE = (RUNFILES / "pyproject.toml").resolve().parent
@@ -50,3 +53,12 @@ def test_mypy_strict_finds_nothing() -> None:
 
 def test_cpp_is_formatted() -> None:
     run(str(BIN / "clang-format"), "--dry-run", "-Werror", *sources(".cc", ".h"))
+
+
+def test_build_files_are_formatted() -> None:
+    machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+    found = sorted(pathlib.Path("..").glob(f"*buildifier*/package/buildifier-linux_{machine}"))
+    if not found:
+        pytest.skip("there is no npm here, which would bring buildifier")
+    names = ("BUILD", ".BUILD", "WORKSPACE", "MODULE.bazel", ".bzl")
+    run(str(found[0].absolute()), "-mode=check", *sources(*names))
