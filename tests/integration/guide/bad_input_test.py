@@ -123,8 +123,9 @@ def test_unknown_cell_is_named(tmp_path: pathlib.Path) -> None:
     assert "Traceback" not in said
 
 
-def test_unwritable_place_ends_the_cells_creation(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("place", ["{}/file", "/proc/sax"])
+def test_unwritable_place_ends_the_cells_creation(place: str, tmp_path: pathlib.Path) -> None:
     (tmp_path / "file").write_text("")
-    said = fails(Cell(f"{tmp_path}/file").configure())
-    assert f"{tmp_path}/file" in said
+    said = fails(Cell(place.format(tmp_path)).configure())
+    assert place.format(tmp_path) in said
     assert "Traceback" not in said
