@@ -66,6 +66,10 @@ class Engine:
                 f"TOKENS_PER_BEAM and stop tokens need {options.num_candidates} candidates;"
                 f" the vocabulary has {config.vocab_size}"
             )
+        if outside := [i for i in options.stop_ids if not 0 <= i < config.vocab_size]:
+            raise errors.InvalidArgumentError(
+                f"stop token {outside[0]} is outside the vocabulary of {config.vocab_size}"
+            )
         self.config = config
         self.options = options
         self._params = dict(params)

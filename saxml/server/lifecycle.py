@@ -29,6 +29,13 @@ class _Entry:
     failure: str = ""
     servable: Servable | None = None
 
+    @property
+    def failed(self) -> str | None:
+        """Why it does not serve and will not: its load failed, or its engine broke."""
+        if self.servable is not None and self.servable.failure is not None:
+            return str(self.servable.failure)
+        return self.failure if self.status == common_pb2.FAILED else None
+
 
 class ModelTable:
     """What this server serves, by model key. Loads run one at a time; lookups never wait for
@@ -56,9 +63,11 @@ class ModelTable:
             if self.draining:
                 raise errors.UnavailableError("this model server is draining")
             known = self._entries.get(key)
-            if known is not None and known.status != common_pb2.FAILED:
+            if known is not None and known.failed is None:
                 return
             self._entries[key] = entry
+        if known is not None and known.servable is not None:
+            known.servable.unload()
         self._fill(key, entry)
 
     def update(self, key: str, checkpoint_path: str, acls: Mapping[str, str]) -> None:
@@ -108,8 +117,8 @@ class ModelTable:
     def get(self, key: str) -> Servable:
         """The servable of a loaded model.
 
-        Raises NotFoundError while it is loading or unknown (clients try another server, or wait),
-        FailedPreconditionError, with the reason, when its load failed.
+        Raises NotFoundError when it is loading, unknown or failed: clients try another server, or
+        wait. UnavailableError when this server drains.
         """
         with self._lock:
             if self.draining:
@@ -119,9 +128,7 @@ class ModelTable:
                 assert entry.servable is not None
                 return entry.servable
             if entry is not None and entry.status == common_pb2.FAILED:
-                raise errors.FailedPreconditionError(
-                    f"model {key} could not be loaded: {entry.failure}"
-                )
+                raise errors.NotFoundError(f"model {key} could not be loaded here: {entry.failure}")
             loaded = [k for k, e in self._entries.items() if e.status == common_pb2.LOADED]
         raise errors.NotFoundError(
             f"model {key!r} is still loading or already unloaded."
@@ -136,14 +143,14 @@ class ModelTable:
             entries, draining = sorted(self._entries.items()), self.draining
         listed = []
         for key, entry in entries:
-            status, failure = entry.status, entry.failure
-            if draining and status == common_pb2.LOADED:
+            status, failed = entry.status, entry.failed
+            if failed is not None:
+                status = common_pb2.FAILED
+            elif draining and status == common_pb2.LOADED:
                 status = common_pb2.UNLOADING
-            if entry.servable is not None and entry.servable.failure is not None:
-                status, failure = common_pb2.FAILED, str(entry.servable.failure)
             one = modelet_pb2.GetStatusResponse.ModelWithStatus(model_key=key, model_status=status)
-            if failure_reasons:
-                one.failure_reason = failure
+            if failure_reasons and failed is not None:
+                one.failure_reason = failed
             if method_stats and entry.servable is not None:
                 one.method_stats.extend(s.to_proto() for s in entry.servable.stats.values())
             listed.append(one)

@@ -176,6 +176,11 @@ def engine_options(
     batch = max(params.BATCH_SIZE) if isinstance(params.BATCH_SIZE, list) else params.BATCH_SIZE
     width = beam.beam_size if beam else params.NUM_SAMPLES
     max_len = params.INPUT_SEQ_LEN + params.max_decode_steps
+    if max_len > config.max_positions:
+        raise errors.InvalidArgumentError(
+            f"INPUT_SEQ_LEN {params.INPUT_SEQ_LEN} and MAX_DECODE_STEPS {params.max_decode_steps}"
+            f" make {max_len} tokens; the model has {config.max_positions} positions"
+        )
     rows = batch * width
     greedy_only = not beam and params.NUM_SAMPLES == params.TOP_K == 1
     return EngineOptions(

@@ -79,7 +79,7 @@ def test_failed_load_says_why_and_is_tried_again(models: ModelTable, builder: Bu
     with pytest.raises(errors.InvalidArgumentError, match="no such constant"):
         models.load(KEY, "p.M", "c", {}, {})
     assert statuses(models) == [(KEY, common_pb2.FAILED, "no such constant")]
-    with pytest.raises(errors.FailedPreconditionError, match="no such constant"):
+    with pytest.raises(errors.NotFoundError, match="no such constant"):
         models.get(KEY)
     builder.error = KeyError("oops")
     with pytest.raises(errors.InternalError, match="Loading error"):
@@ -129,10 +129,15 @@ def test_lookups_do_not_wait_for_a_load(models: ModelTable, builder: Builder) ->
     assert statuses(models)[1][1] == common_pb2.LOADED
 
 
-def test_model_whose_engine_broke_counts_as_failed(models: ModelTable, builder: Builder) -> None:
+def test_model_whose_engine_broke_counts_as_failed_and_can_be_loaded_again(
+    models: ModelTable, builder: Builder
+) -> None:
     models.load(KEY, "p.M", "c", {}, {})
     builder.built[0].failure = errors.UnavailableError("the engine has failed: boom")
     assert statuses(models) == [(KEY, common_pb2.FAILED, "the engine has failed: boom")]
+    models.load(KEY, "p.M", "c", {}, {})
+    assert builder.built[0].unloaded
+    assert statuses(models) == [(KEY, common_pb2.LOADED, "")]
 
 
 def test_draining_server_takes_nothing_new_and_says_so(
