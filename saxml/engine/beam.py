@@ -8,12 +8,18 @@ each step, with logp = log_softmax of float32 logits and g tokens generated so f
    (S + logp[stop]) / ((g + 1 + 5) / 5) ** alpha,   S the sum of its logp (Wu et al. 2016, eq. 14,
    prompt excluded); the beam_size best ended ones of all steps are kept;
 3. of each live hypothesis the tokens_per_beam best tokens are taken, stop tokens lose 1e9 (unless
-early_exit), and the
-   beam_size best by unnormalised score live on.
+   early_exit), and the beam_size best by unnormalised score live on.
 
 It runs max_steps steps; with early_exit it ends once every live hypothesis contains a stop token.
 Results are sorted by normalised score; places that were never filled have score -1e9 and max_steps
 zeros as tokens.
+
+It stops before that (unless fixed_steps) when the steps that are left cannot change the result. Let
+S be the best live score. A logp is never above 0, so every score that follows from a live one is at
+most S <= 0. An ended copy of length n has that, at most, over norm(n) = ((n + 5) / 5) ** alpha, and
+norm grows with n (alpha >= 0), so no copy of length n <= max_steps can exceed S / norm(max_steps).
+When that is no more than the worst ended score kept, none will be kept: of equal ones the earlier
+stays. The float32 operations used are monotonic, so the argument holds for the rounded numbers.
 """
 
 import dataclasses
@@ -40,6 +46,7 @@ class BeamOptions:
     max_steps: int
     stop_ids: tuple[int, ...]
     early_exit: bool
+    fixed_steps: bool = False
 
     @property
     def num_candidates(self) -> int:
@@ -86,13 +93,18 @@ class BeamDecoder:
         self._generated += 1
         if self._generated >= o.max_steps or (o.early_exit and self._stopped.all()):
             return None
+        bound = self._live.max() / self._norm(o.max_steps)
+        if not o.fixed_steps and bound <= self._ended_scores[-1]:
+            return None
         return Continue(physical[parents], tokens)
+
+    def _norm(self, length: int) -> np.float32:
+        return (np.float32(length + 5) / np.float32(5)) ** np.float32(self.options.alpha)
 
     def _collect_ended(self, stop_logp: Floats) -> None:
         """Rule 2: merges the ended copies of this step, stop_logp f32[B, stops], into the best so
         far."""
-        length = np.float32(self._generated + 1)
-        norm = ((length + np.float32(5)) / np.float32(5)) ** np.float32(self.options.alpha)
+        norm = self._norm(self._generated + 1)
         proposed = ((self._live[:, None] + stop_logp) / norm).ravel()
         scores = np.concatenate([self._ended_scores, proposed])
         best = np.argsort(-scores, kind="stable")[: self.width]

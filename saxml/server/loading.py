@@ -166,6 +166,7 @@ def beam_options(params: CommonServingTemplate) -> BeamOptions | None:
         max_steps=params.max_decode_steps,
         stop_ids=params.stop_ids,
         early_exit=params.BEAM_SEARCH_EARLY_EXIT,
+        fixed_steps=params.BEAM_SEARCH_FIXED_STEPS,
     )
 
 

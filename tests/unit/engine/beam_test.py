@@ -1,5 +1,6 @@
 """Beam search against a brute-force implementation of its definition."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -31,7 +32,9 @@ def language(seed: int, stop_bias: float) -> Logits:
     return logits_of
 
 
-def run(logits_of: Logits, options: BeamOptions) -> list[Hypothesis]:
+def run(
+    logits_of: Logits, options: BeamOptions, steps: list[int] | None = None
+) -> list[Hypothesis]:
     """Drives a decoder as the engine does, with a list of token lists in place of sequences."""
     decoder = BeamDecoder(options)
     sequences: list[list[int]] = [[]]
@@ -45,6 +48,8 @@ def run(logits_of: Logits, options: BeamOptions) -> list[Hypothesis]:
             rows.append([0, 0, 0, *logp[list(options.stop_ids)], *logp[ids], *ids])
         seqs = np.arange(len(sequences), dtype=np.int32)
         going_on = decoder.step(seqs, np.array(rows, np.float32))
+        if steps is not None:
+            steps.append(len(sequences))
         if going_on is None:
             return decoder.results()
         assert len(going_on.parents) == options.beam_size
@@ -65,18 +70,38 @@ def run(logits_of: Logits, options: BeamOptions) -> list[Hypothesis]:
     max_steps=st.integers(1, 6),
     num_stop=st.integers(1, 2),
     early_exit=st.booleans(),
+    fixed_steps=st.booleans(),
 )
 def test_results_equal_brute_force(
-    seed: int, stop_bias: float, num_stop: int, **options: Any
+    seed: int, stop_bias: float, num_stop: int, fixed_steps: bool, **options: Any
 ) -> None:
     stop_ids = (0, 1)[:num_stop]
     logits_of = language(seed, stop_bias)
-    found = run(logits_of, BeamOptions(stop_ids=stop_ids, **options))
+    found = run(logits_of, BeamOptions(stop_ids=stop_ids, fixed_steps=fixed_steps, **options))
     wanted = beam_search(logits_of, stop_ids=stop_ids, **options)
     assert [h.tokens.tolist() for h in found] == [tokens for tokens, _ in wanted]
     np.testing.assert_allclose(
         [h.score for h in found], [score for _, score in wanted], rtol=1e-5, atol=1e-5
     )
+
+
+def test_search_stops_when_no_step_left_can_change_the_result() -> None:
+    options = BeamOptions(
+        beam_size=2,
+        tokens_per_beam=3,
+        alpha=0.5,
+        min_steps=0,
+        max_steps=50,
+        stop_ids=(0,),
+        early_exit=False,
+    )
+    short: list[int] = []
+    long: list[int] = []
+    found = run(language(5, 3.0), options, short)
+    fixed = run(language(5, 3.0), dataclasses.replace(options, fixed_steps=True), long)
+    assert [h.tokens.tolist() for h in found] == [h.tokens.tolist() for h in fixed]
+    assert len(short) < 20
+    assert len(long) == 50
 
 
 def test_unfilled_places_are_zeros_with_the_least_score() -> None:

@@ -65,6 +65,8 @@ class CommonServingTemplate:
     TOKENS_PER_BEAM: Any = None
     LENGTH_NORM_ALPHA: Any = 0.8
     BEAM_SEARCH_EARLY_EXIT: Any = False
+    # Goes on to the last step even when no step left can change the result.
+    BEAM_SEARCH_FIXED_STEPS: Any = False
     # Vocabulary and tokenisation.
     SOS_ID: Any = 0
     EOS_ID: Any = 1
