@@ -18,7 +18,12 @@ _ROOT = flags.DEFINE_string(
 )
 _PORT = flags.DEFINE_integer("port", 10000, "The gRPC port; 0 takes a free one.", 0, 65535)
 _HTTP_PORT = flags.DEFINE_integer(
-    "http_port", 8080, "The port of the status page on localhost; 0 for none.", 0, 65535
+    "http_port", 8080, "The port of status page, health and metrics; 0 for none.", 0, 65535
+)
+_HTTP_HOST = flags.DEFINE_string(
+    "http_host",
+    "localhost",
+    "The address that --http_port is bound on; 0.0.0.0 shows the page to everybody.",
 )
 
 _logger = logging.getLogger(__name__)
@@ -45,7 +50,10 @@ def main(argv: list[str]) -> None:
     _logger.info("Starting the server")
     try:
         root = sax_root(_ROOT.value)
-        asyncio.run(_serve(AdminServer(root, cell, _PORT.value, http_port=_HTTP_PORT.value)))
+        server = AdminServer(
+            root, cell, _PORT.value, http_port=_HTTP_PORT.value, http_host=_HTTP_HOST.value
+        )
+        asyncio.run(_serve(server))
     except SaxError as error:
         log.fatal(f"Failed to start server: {error}")
 

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,13 +56,16 @@ class Manager:
         clock: Clock | None = None,
         periods: Periods | None = None,
         connect: Callable[[str], Modelet] = Modelet,
+        on_reconciled: Callable[[float], None] = lambda seconds: None,
     ) -> None:
+        """on_reconciled: told after each decision how many seconds it took."""
         self.cell = cell
         self.registry = Registry(cell, state, self)
         self.servers: dict[str, JoinedServer] = {}
         self.clock: Clock = clock or SystemClock()
         self._periods = periods or Periods()
         self._connect = connect
+        self._on_reconciled = on_reconciled
         self._actions = Actions(self.clock, self._wake)
         self._woken = asyncio.Event()
         self._join_locks: weakref.WeakValueDictionary[str, asyncio.Lock] = (
@@ -148,7 +152,12 @@ class Manager:
 
     def reconcile(self) -> float:
         """Decides and starts what must happen now; tells when, on the clock, to look again."""
-        now = self.clock.monotonic()
+        start = time.perf_counter()
+        due = self._reconcile(self.clock.monotonic())
+        self._on_reconciled(time.perf_counter() - start)
+        return due
+
+    def _reconcile(self, now: float) -> float:
         self._prune(now)
         self._retry(now)
         models = self.registry.models

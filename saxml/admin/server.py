@@ -13,19 +13,26 @@ import grpc
 from google.protobuf import text_format
 from grpc_reflection.v1alpha import reflection
 
+from saxml.admin.health import SERVICE_NAMES, AdminHealth
+from saxml.admin.http_server import HttpServer
 from saxml.admin.manager import Manager, Periods
+from saxml.admin.metrics import AdminMetrics
 from saxml.admin.service import AdminService, add_to_server
+from saxml.admin.standing import Standing
 from saxml.admin.state import StateFile
-from saxml.admin.status_page import StatusPage
+from saxml.admin.status_page import StatusPages
 from saxml.common import net
 from saxml.common.aio_errors import AioStatusInterceptor
 from saxml.common.errors import FailedPreconditionError, SaxError, UnavailableError
+from saxml.common.metrics import AioRpcInterceptor
 from saxml.common.names import CellId
 from saxml.proto import admin_pb2
 from saxml.storage.cell import CellStore
 
 CONFIG_PERIOD_S = 5.0
 STORE_RETRY_S = 5.0
+# A standby whose sight of the lease is older counts as cut off.
+FRESH_S = 15.0
 
 _logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -41,16 +48,19 @@ class AdminServer:
         port: int,
         *,
         http_port: int = 0,
+        http_host: str = "localhost",
         periods: Periods | None = None,
     ) -> None:
-        """port: 0 takes a free one. http_port: 0 serves no status page."""
+        """port: 0 takes a free one. http_port, bound on http_host: 0 serves no status page."""
         self._files = CellStore(root, cell)
         self._cell = cell
-        self._http_port = http_port
+        self._http_port, self._http_host = http_port, http_host
         self._periods = periods or Periods()
-        self._page: StatusPage | None = None
+        self._http: HttpServer | None = None
         self._server: grpc.aio.Server | None = None
         self._manager: Manager | None = None
+        self._address = ""
+        self.metrics = AdminMetrics(self.standing, lambda: self._manager)
         self.port = port
 
     async def start(self) -> None:
@@ -60,7 +70,7 @@ class AdminServer:
         """
         host = net.local_address()
         server = self._listen()
-        address = net.join_host_port(host, self.port)
+        address = self._address = net.join_host_port(host, self.port)
         config = await _patiently(
             "read the configuration", lambda: asyncio.to_thread(self._load_config)
         )
@@ -69,7 +79,12 @@ class AdminServer:
             _logger.warning(
                 "Ignoring ACL: %s (access lists of cells are not checked)", config.admin_acl
             )
-        manager = Manager(self._cell, StateFile(config.fs_root, self._cell), periods=self._periods)
+        manager = Manager(
+            self._cell,
+            StateFile(config.fs_root, self._cell),
+            periods=self._periods,
+            on_reconciled=self.metrics.reconciled,
+        )
         await _patiently("read the state", manager.restore)
         await _patiently(
             "write the location", lambda: asyncio.to_thread(self._files.write_location, address)
@@ -81,12 +96,13 @@ class AdminServer:
         self._manager = manager
         self._config = config
         add_to_server(AdminService(manager, f"{address}_{secrets.token_hex(8)}"), server)
-        name = admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name
-        reflection.enable_server_reflection((name, reflection.SERVICE_NAME), server)
+        health = AdminHealth(server)
+        reflection.enable_server_reflection((*SERVICE_NAMES, reflection.SERVICE_NAME), server)
         _logger.info("Starting the server on port %d", self.port)
         await server.start()
         self._server = server
-        self._start_page(manager)
+        await health.say(leading=True)
+        await self._start_http()
 
     async def serve(self) -> None:
         """Manages the cell until cancelled."""
@@ -97,8 +113,8 @@ class AdminServer:
 
     async def stop(self) -> None:
         """Ends every call and frees the ports; nothing is unloaded or unpublished."""
-        if self._page is not None:
-            await asyncio.to_thread(self._page.stop)
+        if self._http is not None:
+            await self._http.stop()
         if self._server is not None:
             await self._server.stop(None)
         if self._manager is not None:
@@ -107,12 +123,18 @@ class AdminServer:
     @property
     def http_port(self) -> int:
         """Where the status page is; 0: nowhere."""
-        return self._page.port if self._page is not None else 0
+        return self._http.port if self._http is not None else 0
+
+    def standing(self) -> Standing:
+        """What this server is to its cell now."""
+        return Standing(
+            is_leader=self._manager is not None, leader_address=self._address, view_age_s=0.0
+        )
 
     def _listen(self) -> grpc.aio.Server:
         _check_port(self.port)
         server = grpc.aio.server(
-            interceptors=[AioStatusInterceptor()],
+            interceptors=[AioRpcInterceptor(self.metrics.rpcs), AioStatusInterceptor()],
             options=[
                 # Without this a second admin server could take the same port unnoticed.
                 ("grpc.so_reuseport", 0),
@@ -160,11 +182,13 @@ class AdminServer:
                 _logger.warning("The new fs_root is used after a restart of this admin server")
             self._config = config
 
-    def _start_page(self, manager: Manager) -> None:
+    async def _start_http(self) -> None:
         if not self._http_port:
             return
+        pages = StatusPages(self._cell, self._address, self.standing, lambda: self._manager)
+        http = HttpServer(pages, self.metrics, self.standing, fresh_s=FRESH_S)
         try:
-            self._page = StatusPage(manager, self._http_port)
+            await http.start(self._http_host, self._http_port)
         except OSError as error:
             _logger.warning(
                 "No status page on port %d: %s; pass another --http_port",
@@ -172,8 +196,8 @@ class AdminServer:
                 os.strerror(error.errno) if error.errno else error,
             )
             return
-        _logger.info("Starting the HTTP server on port %d", self._page.port)
-        self._page.start()
+        self._http = http
+        _logger.info("Starting the HTTP server on port %d", http.port)
 
 
 async def _patiently(what: str, call: Callable[[], Awaitable[_T]]) -> _T:

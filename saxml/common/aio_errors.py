@@ -1,5 +1,6 @@
 """StatusInterceptor for servers of grpc.aio."""
 
+import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -43,12 +44,20 @@ class AioStatusInterceptor(_Interceptor):
             except Exception as error:
                 await _abort(method, error, context)
 
+        async def writing(request: Any, context: Any) -> None:
+            try:
+                await handler.unary_stream(request, context)
+            except Exception as error:
+                await _abort(method, error, context)
+
         codecs = {
             "request_deserializer": handler.request_deserializer,
             "response_serializer": handler.response_serializer,
         }
         if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(stream, **codecs)
+            # A handler may also be a coroutine that writes its answers to the context.
+            yields = inspect.isasyncgenfunction(handler.unary_stream)
+            return grpc.unary_stream_rpc_method_handler(stream if yields else writing, **codecs)
         return grpc.unary_unary_rpc_method_handler(unary, **codecs)
 
 

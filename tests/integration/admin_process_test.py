@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from saxml.common.names import CellId
@@ -163,7 +164,27 @@ def test_tools_can_ask_what_it_offers(root: str) -> None:
         request = reflection_pb2.ServerReflectionRequest(list_services="")
         (answer,) = stub.ServerReflectionInfo(iter([request]), timeout=10)
     names = {s.name for s in answer.list_services_response.service}
-    assert names == {"sax.Admin", "grpc.reflection.v1alpha.ServerReflection"}
+    assert names == {
+        "sax.Admin",
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1alpha.ServerReflection",
+    }
+
+
+def test_the_leader_is_serving(root: str) -> None:
+    with (
+        _serve(root, "--http_port=0") as server,
+        grpc.insecure_channel(f"127.0.0.1:{_port(server)}") as channel,
+    ):
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        for name in ("", "sax.Admin"):
+            request = health_pb2.HealthCheckRequest(service=name)
+            serving = health_pb2.HealthCheckResponse.SERVING
+            # Serving begins when it leads, which is a moment after the port is open.
+            for answer in stub.Watch(request, timeout=30):
+                if answer.status == serving:
+                    break
+            assert stub.Check(request, timeout=10).status == serving
 
 
 def _assert_fatal(process: Process, text: str, code: int = 255) -> None:
@@ -207,6 +228,13 @@ def test_the_status_page_is_served(root: str) -> None:
         server.wait_for(f"Starting the HTTP server on port {port}")
         with urllib.request.urlopen(f"http://localhost:{port}/", timeout=10) as page:
             assert b"/sax/test Cell Status" in page.read()
+        _stub(server).List(admin_pb2.ListRequest(), timeout=10)
+        with urllib.request.urlopen(f"http://localhost:{port}/metrics", timeout=10) as metrics:
+            text = metrics.read().decode()
+        assert 'sax_rpcs_total{code="OK",method="sax.Admin/List"} 1.0' in text
+        assert "sax_admin_is_leader 1.0" in text
+        with urllib.request.urlopen(f"http://localhost:{port}/readyz", timeout=10) as ready:
+            assert ready.read().startswith(b"leading")
 
 
 @pytest.mark.parametrize("module", [CONFIG, SERVER])
