@@ -26,6 +26,8 @@ _Response = TypeVar("_Response", bound=Message)
 
 # Admin servers written in Go send UNKNOWN and put the status they mean behind the text.
 _WRAPPED = re.compile(r"(.*?): rpc error: code = (\w+) desc = .*", re.DOTALL)
+# What an admin server says that does not lead the cell (any more).
+_STANDS_BY = re.compile(r"this admin server stands by\b.*", re.DOTALL)
 
 
 def code_name(code: grpc.StatusCode) -> str:
@@ -39,8 +41,13 @@ _BY_NAME = {code_name(code): code for code in grpc.StatusCode}
 
 
 def admin_error(error: grpc.RpcError) -> SaxError:
-    """What an admin server said; a status inside the text counts when the outer one is UNKNOWN."""
+    """What an admin server said; a status inside the text counts when the outer one is UNKNOWN.
+
+    One that stands by is UNAVAILABLE: the leader takes the same call.
+    """
     plain = from_rpc_error(error)
+    if plain.code is grpc.StatusCode.FAILED_PRECONDITION and _STANDS_BY.fullmatch(str(plain)):
+        return UnavailableError(str(plain))
     if plain.code is grpc.StatusCode.UNKNOWN and (match := _WRAPPED.fullmatch(str(plain))):
         return from_code(_BY_NAME.get(match[2], plain.code), match[1])
     return plain

@@ -29,6 +29,7 @@ from saxml.common.errors import (
     CancelledError,
     InvalidArgumentError,
     SaxError,
+    UnavailableError,
     from_code,
     from_rpc_error,
 )
@@ -178,6 +179,8 @@ class ModelClient:
             deadline=deadline,
             backoff=Backoff(self._rng),
             clock=self._clock,
+            # A server that is gone, or that drains, sends its calls elsewhere at once.
+            at_once=lambda error: error.code is grpc.StatusCode.UNAVAILABLE and bool(failed),
         )
 
     @contextmanager
@@ -187,6 +190,8 @@ class ModelClient:
             yield
         except grpc.RpcError as rpc_error:
             error = from_rpc_error(rpc_error)
+            if error.code is grpc.StatusCode.CANCELLED and not self._closed:
+                error = _cut_off(error)
             if error.code is grpc.StatusCode.UNAVAILABLE and address:
                 text = f"{self.model.full} at {address}: {error}"
                 raise from_code(error.code, text) from rpc_error
@@ -212,3 +217,8 @@ class ModelClient:
                 weakref.finalize(self, self._watch.close, join=False)
             watch = self._watch
         return watch.wait(timeout_s)
+
+
+def _cut_off(error: SaxError) -> SaxError:
+    """A server that ends with calls under way resets them, which gRPC calls CANCELLED."""
+    return UnavailableError("the server ended") if str(error) in ("", "CANCELLED") else error

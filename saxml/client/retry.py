@@ -72,12 +72,14 @@ def with_retry(
     deadline: Deadline,
     backoff: Backoff,
     clock: Clock,
+    at_once: Callable[[SaxError], bool] = lambda error: False,
 ) -> _Result:
     """Chooses a target and tries it, again and again until the deadline.
 
     An error of `choose` is final, an error of `attempt` is final unless its status is one of
     `codes`. When the next pause would pass the deadline, the last error is raised, with the
     number of tries; an attempt that the deadline itself cuts off raises DeadlineExceededError.
+    at_once: whether the next try needs no pause, because it goes elsewhere.
     """
     tries = 0
     last: SaxError | None = None
@@ -94,6 +96,8 @@ def with_retry(
             if error.code not in codes:
                 raise
             last = error
+        if at_once(last):
+            continue
         pause = backoff.next()
         if pause >= deadline.remaining():
             raise from_code(

@@ -59,6 +59,7 @@ class StubAdmin(_Scripted, admin_pb2_grpc.AdminServicer):
         self.server_id = server_id
         self.models: dict[str, admin_pb2.PublishedModel] = {}
         self.stats = admin_pb2.StatsResponse()
+        self._leader = ""
         self._logs: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
         self._changed = threading.Condition()
         self._server: grpc.Server | None = None
@@ -81,6 +82,23 @@ class StubAdmin(_Scripted, admin_pb2_grpc.AdminServicer):
         self._server.stop(0).wait()
         with self._changed:
             self._changed.notify_all()
+
+    def stand_by(self, leader: str) -> None:
+        """Refuses every call from now on, and those that wait."""
+        with self._changed:
+            self._leader = leader
+            self._changed.notify_all()
+
+    def seen(self, method: str, request: Any, context: grpc.ServicerContext) -> None:
+        super().seen(method, request, context)
+        self._check_leads(context)
+
+    def _check_leads(self, context: grpc.ServicerContext) -> None:
+        if self._leader:
+            context.abort(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"this admin server stands by; the leader of /sax/test is {self._leader}",
+            )
 
     def add_model(self, model_id: str, *addresses: str, **fields: Any) -> None:
         fields.setdefault("model_path", "p.M")
@@ -156,6 +174,7 @@ class StubAdmin(_Scripted, admin_pb2_grpc.AdminServicer):
                 if not context.is_active():
                     context.abort(grpc.StatusCode.CANCELLED, "gone")
                 self._changed.wait(0.05)
+                self._check_leads(context)
             result = admin_pb2.WatchResult()
             if request.model_id not in self.models:
                 result.has_fullset = True
