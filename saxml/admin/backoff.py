@@ -54,6 +54,19 @@ class Failures:
         self._in_a_row = 0
         self._hold_until = -math.inf
 
+    @property
+    def in_a_row(self) -> int:
+        """How many loads in a row have failed, on any servers."""
+        return self._in_a_row
+
+    def counts(self) -> dict[str, int]:
+        """How many loads in a row have failed, by server."""
+        return {a: f.count for a, f in self._by_server.items()}
+
+    def all_barred(self, now: float) -> dict[str, str]:
+        """Why servers may not try now, by server."""
+        return {a: why for a in self._by_server if (why := self.barred(a, now))}
+
     def count(self, address: str) -> int:
         """How many loads in a row have failed on this server."""
         failed = self._by_server.get(address)

@@ -1,4 +1,4 @@
-"""The admin server's mind: who has joined, and what must happen next.
+"""The admin server's mind: what must happen next, and when.
 
 Everything here runs in one event loop, which owns all of it. What happens next is decided by the
 assigner, done by Actions, and decided anew whenever something has changed and every refresh period.
@@ -9,44 +9,35 @@ import contextlib
 import logging
 import math
 import time
-import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
 
-import grpc
-
-from saxml.admin import assigner, validate
+from saxml.admin import assigner, fleet, waker
 from saxml.admin.actions import Actions
-from saxml.admin.joined import Entry, JoinedServer
+from saxml.admin.checkpoint_size import CheckpointSizes, Size, read_size
+from saxml.admin.joined import Entry, JoinedServer, Merged
+from saxml.admin.members import Members
+from saxml.admin.memory import Need
 from saxml.admin.modelet import Modelet
+from saxml.admin.periods import Periods
 from saxml.admin.published import Published
 from saxml.admin.registry import Registry
 from saxml.admin.state import StateFile
 from saxml.admin.validate import braced
 from saxml.common.clock import Clock, SystemClock
-from saxml.common.errors import DeadlineExceededError, from_code, from_rpc_error
 from saxml.common.names import CellId
 from saxml.proto import admin_pb2, common_pb2, modelet_pb2
+
+__all__ = ["Manager", "Periods"]
 
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Periods:
-    """Seconds between, or allowed for, what the manager does."""
-
-    refresh: float = 10.0
-    poll: float = 10.0
-    poll_timeout: float = 10.0
-    prune: float = 25.0
-    dial: float = 10.0
-    join_status: float = 5.0
-    # How long a restarted admin server waits for servers to come back with what they have loaded.
-    rejoin: float = 12.0
-
-
 class Manager:
-    """One cell; call restore(), then keep run() running."""
+    """One cell; call restore(), then keep run() running, and close() at the end.
+
+    After close() nothing is decided, told or taken in any more, whatever is still under way;
+    restore() begins anew.
+    """
 
     def __init__(
         self,
@@ -57,24 +48,33 @@ class Manager:
         periods: Periods | None = None,
         connect: Callable[[str], Modelet] = Modelet,
         on_reconciled: Callable[[float], None] = lambda seconds: None,
+        read_size: Callable[[str], Size] = read_size,
     ) -> None:
-        """on_reconciled: told after each decision how many seconds it took."""
+        """on_reconciled: told after each decision how many seconds it took. read_size: gives the
+        size of a checkpoint, in a thread."""
         self.cell = cell
         self.registry = Registry(cell, state, self)
-        self.servers: dict[str, JoinedServer] = {}
         self.clock: Clock = clock or SystemClock()
         self._periods = periods or Periods()
-        self._connect = connect
         self._on_reconciled = on_reconciled
-        self._actions = Actions(self.clock, self._wake)
+        self._read_size = read_size
+        self._members = Members(self.clock, self._periods, connect, self)
+        self._actions = Actions(self.clock, self._wake, self.poll, self._periods.grace)
+        self._sizes = self._new_sizes()
         self._woken = asyncio.Event()
-        self._join_locks: weakref.WeakValueDictionary[str, asyncio.Lock] = (
-            weakref.WeakValueDictionary()
-        )
-        self._closing: set[asyncio.Task[None]] = set()
+        self._wakers_due = -math.inf
+        self._open = False
+
+    @property
+    def servers(self) -> dict[str, JoinedServer]:
+        """The joined model servers, by address."""
+        return self._members.servers
 
     async def restore(self) -> None:
         """Takes over what was published before this process started."""
+        self._open = True
+        self._members.open()
+        self._sizes = self._new_sizes()
         await self.registry.restore(self.clock.monotonic() + self._periods.rejoin)
 
     async def run(self) -> None:
@@ -94,8 +94,9 @@ class Manager:
 
     async def close(self) -> None:
         """Ends every line to a model server; nothing is unloaded."""
-        servers, self.servers = list(self.servers.values()), {}
-        await asyncio.gather(*(s.close() for s in servers), *self._closing)
+        self._open = False
+        self._sizes.close()
+        await self._members.close()
 
     def homes(self, published: Published) -> list[JoinedServer]:
         """The servers that were told to hold the model."""
@@ -105,73 +106,74 @@ class Manager:
         """True when at least so many servers have it ready, False when it is unpublished."""
         model = published.proto.model_id
         while not published.closed:
-            if sum(s.has_loaded(model) for s in self.servers.values()) >= num_replicas:
+            if sum(s.is_ready(model) for s in self.servers.values()) >= num_replicas:
                 return True
             await published.bell.wait()
         return False
 
     async def join(self, request: admin_pb2.JoinRequest) -> None:
         """Takes in a model server, or hears from one that has joined already."""
-        validate.check_join(request)
-        lock = self._join_locks.setdefault(request.address, asyncio.Lock())
-        async with lock:
-            known = self.servers.get(request.address)
-            if known is None or not known.is_same(request):
-                await self._take_in(request)
-                return
-            known.note_join(request, self.clock)
-            if not known.modelet.is_connected():
-                # It may be a new process without the models of the old one.
-                await self.poll(known)
+        await self._members.join(request)
 
     async def poll(self, server: JoinedServer) -> None:
         """Asks a server how it is doing and draws the consequences."""
-        version = server.version
-        try:
-            report = await server.modelet.get_status(self._periods.poll_timeout)
-        except grpc.RpcError as error:
-            _logger.warning(
-                "Failed to refresh model server (%s) state: %s",
-                server.address,
-                from_rpc_error(error),
-            )
-            self._wake()
-            return
-        if self.servers.get(server.address) is not server:
-            return
-        server.last_ping = self.clock.monotonic()
-        merged = server.merge(report, version)
-        for model in merged.lost:
-            _logger.warning("Model server %s has lost model %s", server.address, model)
-        for model, reason in merged.failed.items():
-            self._actions.failed(server, self.registry.models[model], reason)
-        if merged.lost or merged.failed or merged.changed:
-            for published in self.registry.models.values():
-                published.bell.ring()
-            self._wake()
+        await self._members.poll(server)
 
     def reconcile(self) -> float:
         """Decides and starts what must happen now; tells when, on the clock, to look again."""
+        if not self._open:
+            return math.inf
         start = time.perf_counter()
         due = self._reconcile(self.clock.monotonic())
         self._on_reconciled(time.perf_counter() - start)
         return due
 
+    def on_registry_change(self) -> None:
+        """See registry.Listener."""
+        self.reconcile()
+
+    def is_being_unloaded(self, model: str) -> bool:
+        """See registry.Listener."""
+        entries = (s.entries.get(model) for s in self.servers.values())
+        return any(e is not None and not e.wanted and e.busy > 0 for e in entries)
+
+    def on_join(self, server: JoinedServer, report: modelet_pb2.GetStatusResponse) -> None:
+        """See members.Listener."""
+        for model in report.models:
+            self._adopt(server, model)
+        self._ring(server.entries)
+        self.reconcile()
+
+    def on_report(self, server: JoinedServer, merged: Merged) -> None:
+        """See members.Listener."""
+        for model in merged.lost:
+            _logger.warning("Model server %s has lost model %s", server.address, model)
+        for model, reason in merged.failed.items():
+            self._actions.failed(server, self.registry.models[model], reason)
+        self._ring([*merged.lost, *merged.failed, *merged.changed])
+        self._wake()
+
+    def on_members_change(self) -> None:
+        """See members.Listener."""
+        if self._open:
+            self._sync_watchers()
+        self._wake()
+
+    def _wake(self) -> None:
+        self._woken.set()
+
+    def _new_sizes(self) -> CheckpointSizes:
+        return CheckpointSizes(
+            self.clock, self._wake, patience_s=self._periods.size, read=self._read_size
+        )
+
     def _reconcile(self, now: float) -> float:
-        self._prune(now)
+        self._members.prune(now)
         self._retry(now)
         models = self.registry.models
         plan = assigner.plan(
-            [self._view(s, now) for s in self.servers.values()],
-            [
-                assigner.Model(
-                    id=i,
-                    path=p.proto.model_path,
-                    replicas=p.proto.requested_num_replicas,
-                    on_hold=self._on_hold(p, now),
-                )
-                for i, p in models.items()
-            ],
+            [s.view(models, now) for s in self.servers.values()],
+            [self._view(p, now) for p in models.values()],
         )
         for move in plan.unloads:
             self._actions.unload(self.servers[move.address], move.model)
@@ -179,65 +181,17 @@ class Manager:
         self._sync_watchers()
         for move in plan.loads:
             self._actions.load(self.servers[move.address], models[move.model])
+        for move in plan.surges:
+            self._actions.load(self.servers[move.address], models[move.model], hidden=True)
+        for move in plan.updates:
+            self._update(self.servers[move.address], models[move.model])
+        self._hand_on_acls(now)
         self._sync_watchers()
         self._note_unplaced(plan)
+        if now >= self._wakers_due:
+            self._wakers_due = now + self._periods.refresh
+            self._wake_servers()
         return self._next_due(now)
-
-    def on_registry_change(self) -> None:
-        """See registry.Listener."""
-        self.reconcile()
-
-    def on_settings_change(self, published: Published, *, new_checkpoint: bool) -> None:
-        """See registry.Listener."""
-        for server in self.homes(published):
-            self._actions.update(server, published, with_checkpoint=new_checkpoint)
-
-    def is_being_unloaded(self, model: str) -> bool:
-        """See registry.Listener."""
-        entries = (s.entries.get(model) for s in self.servers.values())
-        return any(e is not None and not e.wanted and e.busy > 0 for e in entries)
-
-    def _wake(self) -> None:
-        self._woken.set()
-
-    async def _take_in(self, request: admin_pb2.JoinRequest) -> None:
-        modelet = self._connect(request.address)
-        try:
-            report = await self._first_report(modelet)
-        except BaseException:
-            await modelet.close()
-            raise
-        old = self.servers.pop(request.address, None)
-        if old is not None:
-            self._close_later(old)
-        _logger.info("Initializing state from model server %s", request.address)
-        server = JoinedServer(request, modelet)
-        server.note_join(request, self.clock)
-        server.last_ping = self.clock.monotonic()
-        self.servers[request.address] = server
-        for model in report.models:
-            self._adopt(server, model)
-        server.merge(report, server.version)
-        _logger.info(
-            "Refreshing model server %s state every %gs", request.address, self._periods.poll
-        )
-        server.poll_task = asyncio.create_task(self._poll_forever(server))
-        self.reconcile()
-
-    async def _first_report(self, modelet: Modelet) -> modelet_pb2.GetStatusResponse:
-        try:
-            await modelet.dial(self._periods.dial)
-        except DeadlineExceededError as error:
-            raise DeadlineExceededError(
-                f"failed to start a connection with {modelet.address}: {error}"
-            ) from error
-        try:
-            return await modelet.get_status(self._periods.join_status)
-        except grpc.RpcError as error:
-            status = from_rpc_error(error)
-            raise from_code(
-                status.code, f"failed to get the status of model server {modelet.address}: {status}"
-            ) from error
 
     def _adopt(
         self, server: JoinedServer, model: modelet_pb2.GetStatusResponse.ModelWithStatus
@@ -245,17 +199,17 @@ class Manager:
         """Takes over a model that a joining server has already."""
         key, status = model.model_key, model.model_status
         published = self.registry.models.get(key)
-        if published is not None and status in (common_pb2.LOADING, common_pb2.LOADED):
+        if status == common_pb2.UNLOADING:
+            server.entries[key] = Entry(status=status, wanted=False, attempted=True, going=True)
+        elif published is not None and status in (common_pb2.LOADING, common_pb2.LOADED):
             _logger.info(
                 "Found a model %s with status %s on server %s",
                 braced(published.id),
                 common_pb2.ModelStatus.Name(status).capitalize(),
                 server.address,
             )
+            # The checkpoint may have changed while nobody could tell the server: it is checked.
             server.entries[key] = Entry(status=status, attempted=True)
-            # The checkpoint may have changed while nobody could tell the server, which loads it
-            # anew only if it has another one.
-            self._actions.update(server, published, with_checkpoint=True)
         elif published is not None and status == common_pb2.FAILED:
             server.entries[key] = Entry(status=status, attempted=True)
             reason = model.failure_reason or "it had failed before the server joined"
@@ -270,42 +224,53 @@ class Manager:
                 key,
             )
 
-    async def _poll_forever(self, server: JoinedServer) -> None:
-        while True:
-            # A server that does not answer is asked again right before it is taken out.
-            left = server.last_ping + self._periods.prune - self.clock.monotonic()
-            await asyncio.sleep(min(self._periods.poll, left) if left > 0 else self._periods.poll)
-            await self.poll(server)
-
-    def _prune(self, now: float) -> None:
-        for server in list(self.servers.values()):
-            quiet = now - server.last_ping
-            if quiet >= self._periods.prune:
-                _logger.warning(
-                    "Model server %s has not answered for %.0f s and is taken out; it comes back "
-                    "when it joins again",
-                    server.address,
-                    quiet,
-                )
-                del self.servers[server.address]
-                self._close_later(server)
-
     def _retry(self, now: float) -> None:
         for server in self.servers.values():
             for model, entry in list(server.entries.items()):
-                if entry.busy or entry.retry_at > now:
-                    continue
-                if not entry.wanted:
+                if not (entry.wanted or entry.busy or entry.going) and entry.retry_at <= now:
                     self._actions.unload(server, model)
-                elif entry.update_due and model in self.registry.models:
-                    published = self.registry.models[model]
-                    self._actions.update(server, published, with_checkpoint=True)
 
-    def _view(self, server: JoinedServer, now: float) -> assigner.Server:
-        models, address = self.registry.models.items(), server.address
-        barred = {i: why for i, p in models if (why := p.failures.barred(address, now))}
-        failures = {i: count for i, p in models if (count := p.failures.count(address))}
-        return server.view(barred, failures)
+    def _hand_on_acls(self, now: float) -> None:
+        for server in self.servers.values():
+            for model, entry in server.entries.items():
+                published = self.registry.models.get(model)
+                if (
+                    published is not None
+                    and entry.wanted
+                    and entry.attempted
+                    and entry.checkpoint is not None
+                    and entry.acls != published.acls
+                    and not entry.updating
+                    and entry.retry_at <= now
+                ):
+                    self._actions.hand_on(server, published)
+
+    def _update(self, server: JoinedServer, published: Published) -> None:
+        if server.entries[published.proto.model_id].checkpoint is None:
+            self._actions.check(server, published)
+        else:
+            self._actions.replace(server, published)
+
+    def _view(self, published: Published, now: float) -> fleet.Model:
+        proto, failures = published.proto, published.failures
+        need, on_hold = published.need, self._on_hold(published, now)
+        if not need.by_chips:
+            size = self._sizes.get(proto.checkpoint_path)
+            if size is None:
+                on_hold = on_hold or "the size of its checkpoint is being read"
+            else:
+                need = Need(total=size.bytes, why=need.why or size.why)
+        return fleet.Model(
+            id=proto.model_id,
+            path=proto.model_path,
+            replicas=proto.requested_num_replicas,
+            need=need,
+            tags=published.tags,
+            on_hold=on_hold,
+            barred=failures.all_barred(now),
+            failures=failures.counts(),
+            failing=failures.in_a_row > 0,
+        )
 
     def _on_hold(self, published: Published, now: float) -> str:
         if published.held_until > now:
@@ -313,11 +278,23 @@ class Manager:
         return published.failures.held(now)
 
     def _sync_watchers(self) -> None:
-        for published in self.registry.models.values():
-            if published.watched.update(s.data_address for s in self.homes(published)):
+        addresses: dict[str, set[str]] = {}
+        for server in self.servers.values():
+            if not server.is_silent:
+                for model, entry in server.entries.items():
+                    if entry.wanted and not entry.hidden:
+                        addresses.setdefault(model, set()).add(server.data_address)
+        for model, published in self.registry.models.items():
+            if published.watched.update(addresses.get(model, ())):
                 published.bell.ring()
 
-    def _note_unplaced(self, plan: assigner.Plan) -> None:
+    def _ring(self, models: "list[str] | dict[str, Entry]") -> None:
+        for model in models:
+            published = self.registry.models.get(model)
+            if published is not None:
+                published.bell.ring()
+
+    def _note_unplaced(self, plan: fleet.Plan) -> None:
         for model_id, published in self.registry.models.items():
             reason = plan.unplaced.get(model_id, "")
             # The rest of the text counts seconds.
@@ -325,15 +302,20 @@ class Manager:
                 _logger.info("Model %s: %s", braced(published.id), reason)
             published.unplaced = reason
 
+    def _wake_servers(self) -> None:
+        homes: dict[str, list[waker.Sleeper]] = {}
+        for server in self.servers.values():
+            for model in server.entries:
+                homes.setdefault(model, []).append(server.as_sleeper())
+        chosen = {waker.choose(sleepers) for sleepers in homes.values()}
+        for address in sorted(a for a in chosen if a is not None):
+            self._actions.wake_up(self.servers[address])
+
     def _next_due(self, now: float) -> float:
         times = [s.last_ping + self._periods.prune for s in self.servers.values()]
+        times += [self._wakers_due, self._sizes.next_due(now)]
         for published in self.registry.models.values():
             times += [published.failures.next_due(now), published.held_until]
         for server in self.servers.values():
             times += [e.retry_at for e in server.entries.values()]
         return min((t for t in times if t > now), default=math.inf)
-
-    def _close_later(self, server: JoinedServer) -> None:
-        task = asyncio.create_task(server.close())
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)

@@ -1,11 +1,16 @@
-"""The admin server's line to one model server."""
+"""The admin server's line to one model server.
+
+What changes the server carries the term of this admin server, by which it refuses orders of one
+that was deposed. An admin server that knows that its term is over sends none.
+"""
 
 import asyncio
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 
-from saxml.common.errors import DeadlineExceededError
+from saxml.common.errors import DeadlineExceededError, SaxError
+from saxml.common.names import TERM_METADATA
 from saxml.proto import admin_pb2, modelet_pb2, modelet_pb2_grpc
 
 _OPTIONS = (
@@ -18,11 +23,26 @@ _OPTIONS = (
 )
 
 
-class Modelet:
-    """Calls of sax.Modelet; they raise grpc.RpcError. Use it in one event loop."""
+class Term(Protocol):
+    """For whom orders are given."""
 
-    def __init__(self, address: str) -> None:
+    term: int
+
+    def check(self) -> None:
+        """Raises SaxError if the term is over."""
+
+
+class Modelet:
+    """Calls of sax.Modelet; they raise grpc.RpcError. Use it in one event loop.
+
+    load(), update() and unload() wait for ever when the term is over: then nothing can be said
+    about the model, and whoever waits is about to be cancelled.
+    """
+
+    def __init__(self, address: str, term: Term | None = None) -> None:
+        """term: None sends orders that every server accepts."""
         self.address = address
+        self._term = term
         self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
         self._stub: Any = modelet_pb2_grpc.ModeletStub(self._channel)
 
@@ -60,7 +80,7 @@ class Modelet:
             overrides=model.overrides,
         )
         request.acls.CopyFrom(model.acls)
-        await self._stub.Load(request)
+        await self._stub.Load(request, metadata=await self._signed())
 
     async def update(self, model: admin_pb2.Model, *, with_checkpoint: bool) -> None:
         """Hands on changed access lists, and a changed checkpoint, which is then loaded."""
@@ -68,12 +88,34 @@ class Modelet:
         request.acls.CopyFrom(model.acls)
         if with_checkpoint:
             request.checkpoint_path = model.checkpoint_path
-        await self._stub.UpdateLoaded(request)
+        await self._stub.UpdateLoaded(request, metadata=await self._signed())
 
     async def unload(self, model_key: str) -> None:
         """Returns when the model is gone."""
-        await self._stub.Unload(modelet_pb2.UnloadRequest(model_key=model_key))
+        request = modelet_pb2.UnloadRequest(model_key=model_key)
+        await self._stub.Unload(request, metadata=await self._signed())
+
+    async def wake_up(self, timeout_s: float) -> None:
+        """Makes a dormant server serve again."""
+        await self._stub.WakeUp(modelet_pb2.WakeUpRequest(), timeout=timeout_s)
+
+    async def line_breaks(self) -> None:
+        """Returns when the connection breaks, as it does when the server's process ends."""
+        state = self._channel.get_state()
+        while state != grpc.ChannelConnectivity.READY:
+            await self._channel.wait_for_state_change(state)
+            state = self._channel.get_state()
+        await self._channel.wait_for_state_change(state)
 
     async def close(self) -> None:
         """Ends the connection and every call on it."""
         await self._channel.close(None)
+
+    async def _signed(self) -> tuple[tuple[str, str], ...]:
+        if self._term is None:
+            return ()
+        try:
+            self._term.check()
+        except SaxError:
+            await asyncio.Event().wait()
+        return ((TERM_METADATA, str(self._term.term)),)

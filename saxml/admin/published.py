@@ -4,6 +4,7 @@ import math
 
 from saxml.admin.backoff import Failures
 from saxml.admin.bell import Bell
+from saxml.admin.memory import Need
 from saxml.admin.watchable import WatchedSet
 from saxml.common import names
 from saxml.proto import admin_pb2
@@ -15,8 +16,6 @@ class Published:
     def __init__(
         self, proto: admin_pb2.Model, *, first_seqno: int = 0, held_until: float = -math.inf
     ) -> None:
-        # What state.proto holds; replaced as a whole by Update.
-        self.proto = proto
         self.id = names.parse_model(proto.model_id)
         # The addresses that clients are told.
         self.watched = WatchedSet(first_seqno)
@@ -27,6 +26,18 @@ class Published:
         # After a restart: when to stop waiting for servers that have it already.
         self.held_until = held_until
         self.unplaced = ""
+        self.replace(proto)
+
+    def replace(self, proto: admin_pb2.Model) -> None:
+        """Takes over what Update has changed."""
+        # What state.proto holds; replaced as a whole.
+        self.proto = proto
+        self.need = Need.of_overrides(proto.overrides)
+        tags = proto.overrides.get("constraints", "").strip('"').split(",")
+        self.tags = frozenset(tag.strip() for tag in tags if tag.strip())
+        # To be compared with what a server was told.
+        self.acls = proto.acls.SerializeToString(deterministic=True)
+        self.failures.clear()
 
     def close(self) -> None:
         """Marks it as unpublished and tells everybody who waits."""

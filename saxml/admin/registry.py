@@ -35,9 +35,6 @@ class Listener(Protocol):
     def on_registry_change(self) -> None:
         """Models were added, changed or removed."""
 
-    def on_settings_change(self, published: Published, *, new_checkpoint: bool) -> None:
-        """Servers that hold the model must hear of its access lists, or of its checkpoint."""
-
     def is_being_unloaded(self, model: str) -> bool:
         """Whether a server is busy forgetting a model of this name."""
 
@@ -163,15 +160,8 @@ class Registry:
                 new = Published(proto, first_seqno=seqno, held_until=held_until)
                 self.models[model_id] = new
             elif old.proto != proto:
-                self._replace(old, proto)
+                old.replace(proto)
         self._listener.on_registry_change()
-
-    def _replace(self, published: Published, proto: admin_pb2.Model) -> None:
-        old, published.proto = published.proto, proto
-        published.failures.clear()
-        new_checkpoint = old.checkpoint_path != proto.checkpoint_path
-        if new_checkpoint or old.acls != proto.acls:
-            self._listener.on_settings_change(published, new_checkpoint=new_checkpoint)
 
 
 def _stored(model: admin_pb2.Model, uuid: bytes) -> admin_pb2.Model:

@@ -17,7 +17,7 @@ from saxml.storage.cell import CellStore
 
 CELL = CellId("test")
 # As the real ones, but for being 50 times shorter where somebody waits for them.
-SHORT = Periods(refresh=0.2, poll=0.2, prune=0.5, dial=1.0, join_status=1.0, rejoin=0.3)
+SHORT = Periods(refresh=0.2, poll=0.2, prune=0.5, dial=1.0, join_status=1.0, rejoin=0.3, grace=0.05)
 
 
 def create_cell(root: str, fs_root: str, admin_acl: str = "") -> CellStore:

@@ -99,12 +99,17 @@ def test_a_model_lives_and_moves(admin: RunningAdmin, stubs: list[StubModelet]) 
     )
     one.wait_for_calls("Load")
 
-    # A new checkpoint reaches both; access lists reach them without it.
+    # A new checkpoint reaches both, one after the other (SAX: both at once): each leaves the
+    # clients' sets, loads and comes back. Access lists reach them without it.
     admin.update(replicas=2, checkpoint_path="/new")
     for stub in stubs:
         stub.wait_for_calls("Load", "UpdateLoaded")
         assert stub.last("UpdateLoaded").checkpoint_path == "/new"
         assert stub.last("UpdateLoaded").HasField("acls")
+    until(lambda: admin.watch(0, server_id).result.next_seqno == 6)
+    rolled = admin.watch(2, server_id).result.changelog[-4:]
+    assert [m.WhichOneof("kind") for m in rolled] == ["deletion", "addition"] * 2
+    assert rolled[0].deletion == rolled[1].addition != rolled[2].deletion
     admin.update(replicas=2, checkpoint_path="/new", acls={"items": {"lm.score": ""}})
     for stub in stubs:
         stub.wait_for_calls("Load", "UpdateLoaded", "UpdateLoaded")
@@ -113,7 +118,7 @@ def test_a_model_lives_and_moves(admin: RunningAdmin, stubs: list[StubModelet]) 
     # Fewer replicas: clients are told, and one server forgets it.
     admin.update(replicas=1, checkpoint_path="/new", acls={"items": {"lm.score": ""}})
     until(lambda: sorted(one.names() + two.names()).count("Unload") == 1)
-    change = admin.watch(2, server_id).result.changelog
+    change = admin.watch(6, server_id).result.changelog
     assert [m.WhichOneof("kind") for m in change] == ["deletion"]
 
     # The server that is left dies: out of the clients' sets, then the other one takes over.
@@ -125,7 +130,7 @@ def test_a_model_lives_and_moves(admin: RunningAdmin, stubs: list[StubModelet]) 
     dead.stop()
     until(lambda: admin.homes() == [survivor.address])
     seen: list[admin_pb2.Mutation] = []
-    seqno = 3
+    seqno = 7
     while len(seen) < 2:
         answer = admin.watch(seqno, server_id).result
         seen += answer.changelog[-(answer.next_seqno - seqno) :]
@@ -388,8 +393,8 @@ def test_an_unload_that_fails_is_tried_again_and_another_server_is_used_meanwhil
 def test_two_models_share_the_only_server(admin: RunningAdmin, stubs: list[StubModelet]) -> None:
     one = stubs[0]
     admin.join(one.join_request())
-    admin.publish("/sax/test/a")
-    admin.publish("/sax/test/b")
+    admin.publish("/sax/test/a", overrides={"ram": "30"})
+    admin.publish("/sax/test/b", overrides={"ram": "30"})
     one.wait_for_calls("Load", "Load")
     until(lambda: len(one.models) == 2)
 

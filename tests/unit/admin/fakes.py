@@ -5,6 +5,7 @@ from typing import Any
 
 import grpc
 
+from saxml.admin.checkpoint_size import Size
 from saxml.admin.manager import Manager, Periods
 from saxml.admin.modelet import Modelet
 from saxml.admin.state import StateFile
@@ -47,6 +48,9 @@ class FakeModelet(Modelet):
         self.address = address
         self.models: dict[str, common_pb2.ModelStatus] = {}
         self.calls: list[str] = []
+        self.state = modelet_pb2.GetStatusResponse.ServerStatus(
+            state=modelet_pb2.GetStatusResponse.ServerStatus.ACTIVE
+        )
         self.error: FakeRpcError | None = None
         self.status_error: FakeRpcError | None = None
         self.gate = asyncio.Event()
@@ -61,7 +65,7 @@ class FakeModelet(Modelet):
     async def get_status(self, timeout_s: float) -> modelet_pb2.GetStatusResponse:
         if self.status_error is not None:
             raise self.status_error
-        report = modelet_pb2.GetStatusResponse()
+        report = modelet_pb2.GetStatusResponse(server_status=self.state)
         for key, status in self.models.items():
             report.models.add(model_key=key, model_status=status)
         return report
@@ -85,6 +89,12 @@ class FakeModelet(Modelet):
         self.calls.append(f"unload {model_key}")
         self.models.pop(model_key, None)
 
+    async def wake_up(self, timeout_s: float) -> None:
+        self.calls.append("wake up")
+
+    async def line_breaks(self) -> None:
+        await asyncio.Event().wait()
+
     async def close(self) -> None:
         pass
 
@@ -99,8 +109,9 @@ class World:
             CELL,
             StateFile(f"mem://{name}", CELL),
             clock=self.clock,
-            periods=Periods(poll=3600.0),
+            periods=Periods(poll=3600.0, grace=0.0, size=0.0),
             connect=self._connect,
+            read_size=lambda checkpoint: Size(None, "not read"),
         )
 
     async def join(self, address: str, *paths: str) -> FakeModelet:

@@ -110,9 +110,9 @@ def test_a_report_from_before_an_action_is_not_heeded(run: Run) -> None:
         report = await one.get_status(1.0)
         one.gate.set()
         await world.settle()
-        assert server.has_loaded("/sax/test/lm")
+        assert server.is_ready("/sax/test/lm")
         server.merge(report, version)
-        assert server.has_loaded("/sax/test/lm")
+        assert server.is_ready("/sax/test/lm")
         assert one.calls == ["load /sax/test/lm"]
 
     run(tell)
@@ -122,8 +122,8 @@ def test_actions_on_a_server_are_done_one_at_a_time(run: Run) -> None:
     async def tell(world: World) -> None:
         one = await world.join("a:1")
         one.gate.clear()
-        await world.publish("x")
-        await world.publish("y")
+        await world.publish("x", overrides={"ram": "1"})
+        await world.publish("y", overrides={"ram": "1"})
         await world.update("x", checkpoint_path="/new")
         assert one.calls == ["load /sax/test/x"]
         one.gate.set()
@@ -141,8 +141,8 @@ def test_a_load_that_has_not_begun_is_dropped_when_the_model_goes(run: Run) -> N
     async def tell(world: World) -> None:
         one = await world.join("a:1")
         one.gate.clear()
-        await world.publish("x")
-        await world.publish("y")
+        await world.publish("x", overrides={"ram": "1"})
+        await world.publish("y", overrides={"ram": "1"})
         model_id = world.manager.registry.models["/sax/test/y"].id
         await world.manager.registry.unpublish(model_id)
         one.gate.set()
