@@ -1,5 +1,5 @@
 """
-The native core of the model server: KV pages, scheduling, token-id text.
+The native core of the model server: KV pages, scheduling, text.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ __all__: list[str] = [
     "QueueFullError",
     "Scheduler",
     "StepPlan",
+    "StopMatcher",
+    "Utf8Decoder",
     "format_token_ids",
     "parse_token_ids",
 ]
@@ -267,6 +269,49 @@ class Scheduler:
     def waiting(self) -> int:
         """
         Requests in the queue.
+        """
+
+class Utf8Decoder:
+    """
+    UTF-8 that arrives in pieces, as characters.
+
+    What comes out does not depend on where the bytes were cut. Bytes that are not UTF-8
+    become U+FFFD, one for each maximal subpart, as bytes.decode(errors="replace") has it.
+    """
+    def __init__(self) -> None: ...
+    def feed(self, data: bytes) -> str:
+        """
+        Give the characters that data completes; the start of one is kept.
+        """
+    def finish(self) -> str:
+        """
+        Give U+FFFD if a character was left incomplete, else ""; then start afresh.
+        """
+
+class StopMatcher:
+    """
+    Ends a text before the first of several stop strings.
+
+    Held back is exactly the longest end of the text that is a proper prefix of some stop
+    string. The stop string that is complete first counts; of those complete at the same
+    character, the longest.
+    """
+    def __init__(self, stops: collections.abc.Sequence[str]) -> None:
+        """
+        Set the stop strings; ValueError if one is empty.
+        """
+    def feed(self, text: str) -> str:
+        """
+        Give the text that can go out now; "" once a stop string was found.
+        """
+    def finish(self) -> str:
+        """
+        Give what was held back: the text is over.
+        """
+    @property
+    def matched(self) -> str | None:
+        """
+        The stop string that was found, or None.
         """
 
 def format_token_ids(ids: numpy.typing.NDArray[numpy.int32]) -> str:

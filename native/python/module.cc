@@ -1,4 +1,5 @@
-// The Python module saxml.native: the scheduler core and token-id text. The only file with Python.
+// The Python module saxml.native: the scheduler core and what texts need. The only file with
+// Python.
 #include <pybind11/native_enum.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -15,7 +16,9 @@
 #include "native/base/str_cat.h"
 #include "native/kv/page_pool.h"
 #include "native/sched/scheduler.h"
+#include "native/text/stop_matcher.h"
 #include "native/text/token_ids.h"
+#include "native/text/utf8_decoder.h"
 
 namespace py = pybind11;
 
@@ -239,10 +242,47 @@ be passed.)")
            "Raise RuntimeError with the numbers if counts, tables and reservations disagree.");
 }
 
+void BindText(py::module_& m) {
+  m.def(
+      "parse_token_ids", [](std::string_view text) { return Own(ParseTokenIds(text)); },
+      py::arg("text"),
+      R"(Read token ids from "1,2,3"; blanks around the numbers are allowed.
+
+ValueError names the piece that is not a number from 0 to 2147483647, and its place.)");
+  m.def(
+      "format_token_ids", [](const Ids& ids) { return FormatTokenIds(View(ids, "ids")); },
+      py::arg("ids"), R"(Write token ids as "1,2,3"; no ids give "".)");
+  py::class_<Utf8Decoder>(m, "Utf8Decoder", R"(UTF-8 that arrives in pieces, as characters.
+
+What comes out does not depend on where the bytes were cut. Bytes that are not UTF-8
+become U+FFFD, one for each maximal subpart, as bytes.decode(errors="replace") has it.)")
+      .def(py::init<>())
+      .def(
+          "feed",
+          [](Utf8Decoder& self, const py::bytes& data) {
+            return self.Feed(static_cast<std::string_view>(data));
+          },
+          py::arg("data"), "Give the characters that data completes; the start of one is kept.")
+      .def("finish", &Utf8Decoder::Finish,
+           R"(Give U+FFFD if a character was left incomplete, else ""; then start afresh.)");
+  py::class_<StopMatcher>(m, "StopMatcher", R"(Ends a text before the first of several stop strings.
+
+Held back is exactly the longest end of the text that is a proper prefix of some stop
+string. The stop string that is complete first counts; of those complete at the same
+character, the longest.)")
+      .def(py::init<std::vector<std::string>>(), py::arg("stops"),
+           "Set the stop strings; ValueError if one is empty.")
+      .def("feed", &StopMatcher::Feed, py::arg("text"),
+           R"(Give the text that can go out now; "" once a stop string was found.)")
+      .def("finish", &StopMatcher::Finish, "Give what was held back: the text is over.")
+      .def_property_readonly("matched", &StopMatcher::matched,
+                             "The stop string that was found, or None.");
+}
+
 }  // namespace
 
 PYBIND11_MODULE(native, m) {
-  m.doc() = "The native core of the model server: KV pages, scheduling, token-id text.";
+  m.doc() = "The native core of the model server: KV pages, scheduling, text.";
   py::register_exception<QueueFull>(m, "QueueFullError", PyExc_RuntimeError).doc() =
       "Scheduler.submit found the queue at its capacity.";
   py::register_exception<OutOfPages>(m, "OutOfPagesError", PyExc_RuntimeError).doc() =
@@ -254,15 +294,7 @@ PYBIND11_MODULE(native, m) {
   BindPagePool(m);
   BindStepPlan(m);
   BindScheduler(m);
-  m.def(
-      "parse_token_ids", [](std::string_view text) { return Own(ParseTokenIds(text)); },
-      py::arg("text"),
-      R"(Read token ids from "1,2,3"; blanks around the numbers are allowed.
-
-ValueError names the piece that is not a number from 0 to 2147483647, and its place.)");
-  m.def(
-      "format_token_ids", [](const Ids& ids) { return FormatTokenIds(View(ids, "ids")); },
-      py::arg("ids"), R"(Write token ids as "1,2,3"; no ids give "".)");
+  BindText(m);
 }
 
 }  // namespace sax
