@@ -29,6 +29,16 @@ _SAX_ROOT = flags.DEFINE_string(
     "sax_root", None, "Folder or gs:// path of the cells' root; default: $SAX_ROOT."
 )
 _PORT = flags.DEFINE_integer("port", None, "gRPC port.", lower_bound=0, upper_bound=65535)
+_HTTP_PORT = flags.DEFINE_integer(
+    "http_port",
+    0,
+    "Port of /healthz, /readyz and /metrics; 0 for none.",
+    lower_bound=0,
+    upper_bound=65535,
+)
+_HTTP_HOST = flags.DEFINE_string(
+    "http_host", "localhost", "Address that --http_port is bound on; empty: all."
+)
 _CHIP = flags.DEFINE_string(
     "platform_chip", "cpu", "Chip type told to the admin server, such as tpuv5e or cpu."
 )
@@ -151,7 +161,15 @@ def _serve() -> None:
         return LmServable.load(key, params, checkpoint, options, clock)
 
     models = ModelTable(build)
-    server = ModelServer(models, port=_PORT.value, cell=cell, description=description, clock=clock)
+    server = ModelServer(
+        models,
+        port=_PORT.value,
+        cell=cell,
+        description=description,
+        clock=clock,
+        http_host=_HTTP_HOST.value,
+        http_port=_HTTP_PORT.value,
+    )
     signalled = _catch_signals()
     server.start()
     logging.info(

@@ -16,13 +16,23 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from prometheus_client import CollectorRegistry
 
 from saxml.common import errors, net
 from saxml.common.clock import Clock
-from saxml.proto import admin_pb2, lm_pb2, lm_pb2_grpc, modelet_pb2, modelet_pb2_grpc
+from saxml.proto import (
+    admin_pb2,
+    common_pb2,
+    lm_pb2,
+    lm_pb2_grpc,
+    modelet_pb2,
+    modelet_pb2_grpc,
+)
+from saxml.server.http_status import HttpStatus
 from saxml.server.join import Joiner
 from saxml.server.lifecycle import ModelTable
 from saxml.server.lm_service import LmService
+from saxml.server.metrics import ModelCollector
 from saxml.server.modelet_service import ModeletService
 from saxml.server.term import TermFence
 from saxml.storage.cell import CellStore
@@ -49,9 +59,18 @@ class ModelServer:
         cell: CellStore | None,
         description: admin_pb2.ModelServer,
         clock: Clock,
+        http_host: str = "localhost",
+        http_port: int = 0,
     ) -> None:
-        """Binds `port` (0: a free one). Raises FailedPreconditionError when it is in use."""
+        """Binds `port` (0: a free one). Raises FailedPreconditionError when it is in use.
+
+        /healthz, /readyz and /metrics are on http_port of http_host; 0 for none.
+        """
         self._models = models
+        self.http_host, self.http_port = http_host, http_port
+        metrics = CollectorRegistry()
+        metrics.register(ModelCollector(models))
+        self._http = HttpStatus(self.ready, metrics)
         self._server = grpc.server(
             futures.ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="rpc"),
             interceptors=[errors.StatusInterceptor()],
@@ -77,7 +96,18 @@ class ModelServer:
         self.address = ""
 
     def start(self) -> None:
-        """Serves, and joins the cell in the background."""
+        """Serves, and joins the cell in the background.
+
+        Raises FailedPreconditionError when the HTTP port cannot be bound.
+        """
+        if self.http_port:
+            try:
+                self._http.start(self.http_host, self.http_port)
+            except OSError as e:
+                raise errors.FailedPreconditionError(
+                    f"HTTP port {self.http_port} of {self.http_host or 'all'} cannot be used"
+                    f" ({e.strerror}); choose another --http_port, or 0 for none"
+                ) from None
         self._server.start()
         self._say(_SERVING)
         self.address = net.join_host_port(net.local_address(), self.port)
@@ -85,6 +115,15 @@ class ModelServer:
             request = admin_pb2.JoinRequest(address=self.address, model_server=self._description)
             self._joiner = Joiner(self._cell, request, self._clock)
             self._joiner.start()
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether requests are taken, and what speaks against it."""
+        if self._models.draining:
+            return False, "draining"
+        for model in self._models.status(failure_reasons=True, method_stats=False):
+            if model.model_status == common_pb2.FAILED:
+                return False, f"{model.model_key}: {model.failure_reason}"
+        return True, "serving"
 
     def drain(self, timeout_s: float) -> bool:
         """Takes no new requests, leaves the cell, and waits for the requests in flight.
@@ -104,6 +143,7 @@ class ModelServer:
         stopped = self._server.stop(_STOP_GRACE_S)
         self._models.close()
         stopped.wait()
+        self._http.stop()
 
     def _say(self, status: int) -> None:
         for name in ("", *self._names):

@@ -1,7 +1,10 @@
 """A model server with a model that computes nothing: services, health, draining, terms."""
 
+import socket
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,6 +25,23 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
+def free_port() -> int:
+    """A port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def fetch(server: ModelServer, path: str) -> tuple[int, str]:
+    """Status and body of a page."""
+    url = f"http://localhost:{server.http_port}{path}"
+    try:
+        with urllib.request.urlopen(url, timeout=10) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
 class Running:
     """A started server and stubs to call it."""
 
@@ -34,6 +54,7 @@ class Running:
             cell=None,
             description=admin_pb2.ModelServer(),
             clock=SystemClock(),
+            http_port=free_port(),
         )
         self.server.start()
         self.channel = grpc.insecure_channel(f"127.0.0.1:{self.server.port}")
@@ -74,6 +95,12 @@ def test_services_answer_and_are_healthy(running: Running) -> None:
     stream = running.lm.GenerateStream(lm_pb2.GenerateRequest(model_key=KEY, text="abc"), timeout=9)
     assert "".join(m.items[0].text for m in stream) == "abc"
     assert running.health() == running.health("sax.server.lm.LMService") == SERVING
+    assert fetch(running.server, "/healthz")[0] == 200
+    assert fetch(running.server, "/readyz") == (200, "serving\n")
+    assert (
+        f'sax_model_status{{model="{KEY}",status="LOADED"}} 1.0'
+        in fetch(running.server, "/metrics")[1]
+    )
 
 
 def test_requests_in_flight_end_while_new_ones_are_refused(running: Running) -> None:
@@ -88,6 +115,7 @@ def test_requests_in_flight_end_while_new_ones_are_refused(running: Running) -> 
         time.sleep(0.01)
     while running.statuses() != [common_pb2.UNLOADING]:
         time.sleep(0.01)
+    assert fetch(running.server, "/readyz") == (503, "draining\n")
     refused = running.generate("new")
     assert refused.exception().code() == grpc.StatusCode.UNAVAILABLE
     assert draining.is_alive()
@@ -126,3 +154,23 @@ def test_port_in_use_is_refused_by_number(running: Running) -> None:
             description=admin_pb2.ModelServer(),
             clock=SystemClock(),
         )
+
+
+def test_model_that_failed_makes_the_server_unready(running: Running) -> None:
+    running.servable.failure = errors.UnavailableError("the engine has failed: boom")
+    assert fetch(running.server, "/readyz") == (503, f"{KEY}: the engine has failed: boom\n")
+    assert fetch(running.server, "/healthz")[0] == 200
+
+
+def test_http_port_in_use_is_refused_by_number(running: Running) -> None:
+    other = ModelServer(
+        ModelTable(running._build),
+        port=0,
+        cell=None,
+        description=admin_pb2.ModelServer(),
+        clock=SystemClock(),
+        http_port=running.server.http_port,
+    )
+    with pytest.raises(errors.FailedPreconditionError, match=str(running.server.http_port)):
+        other.start()
+    other.stop()
