@@ -29,16 +29,33 @@ PageTable PageTable::Fork() const {
   return fork;
 }
 
+void PageTable::Share(std::span<const int32_t> pages) {
+  if (length_ != 0) {
+    throw std::invalid_argument(
+        StrCat("a sequence of ", length_, " tokens cannot begin with pages of others"));
+  }
+  for (int32_t page : pages) {
+    pool_->Retain(page);
+    pages_.push_back(page);
+    length_ += pool_->page_size();
+  }
+}
+
+void PageTable::Replace(int index, int32_t page) {
+  pool_->Retain(page);
+  pool_->Release(std::exchange(pages_.at(index), page));
+}
+
 std::optional<PageCopy> PageTable::Extend(int tokens) {
   if (tokens < 1) return std::nullopt;
   const int size = pool_->page_size();
   const int total = (length_ + tokens + size - 1) / size;
   const int fresh = total - static_cast<int>(pages_.size());
   const bool shared = length_ % size != 0 && pool_->RefCount(pages_.back()) > 1;
-  if (fresh + shared > pool_->free_pages()) {
+  if (fresh + shared > pool_->available_pages()) {
     throw OutOfPages(StrCat("a sequence of ", length_, " tokens needs ", fresh + shared,
-                            " pages to grow by ", tokens, ", and ", pool_->free_pages(), " of ",
-                            pool_->num_pages(), " are free"));
+                            " pages to grow by ", tokens, ", and ", pool_->available_pages(),
+                            " of ", pool_->num_pages(), " are free or cached"));
   }
   std::optional<PageCopy> copy;
   if (shared) {

@@ -37,6 +37,11 @@ class PageTable {
   // A table of the same length on the same pages.
   PageTable Fork() const;
 
+  // Begins an empty table with full pages that hold its tokens already.
+  void Share(std::span<const int32_t> pages);
+  // Uses `page`, whose contents are the same, in place of the page at `index`.
+  void Replace(int index, int32_t page);
+
   // Makes the sequence `tokens` longer. Returns the copy that writing needs, if the last page is
   // shared and not full; at most one. Throws OutOfPages and changes nothing when the pool is short.
   std::optional<PageCopy> Extend(int tokens);

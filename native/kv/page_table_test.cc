@@ -106,6 +106,30 @@ TEST(PageTableTest, WriteAfterATrimIntoASharedPageCopies) {
   EXPECT_EQ(copy->src, table.pages()[1]);
 }
 
+TEST(PageTableTest, BeginsWithPagesOfOthersAndGoesOnInItsOwn) {
+  PagePool pool(8, 4);
+  PageTable first(&pool);
+  first.Extend(8);
+  PageTable second(&pool);
+  second.Share(first.pages());
+  EXPECT_EQ(second.length(), 8);
+  EXPECT_FALSE(second.Extend(1));
+  EXPECT_EQ(second.pages().size(), 3u);
+  EXPECT_EQ(pool.RefCount(first.pages()[1]), 2);
+  EXPECT_THROW(second.Share(first.pages()), std::invalid_argument);
+}
+
+TEST(PageTableTest, UsesAnotherPageOfTheSameContents) {
+  PagePool pool(8, 4);
+  PageTable first(&pool), second(&pool);
+  first.Extend(8);
+  second.Extend(8);
+  second.Replace(1, first.pages()[1]);
+  EXPECT_EQ(second.pages()[1], first.pages()[1]);
+  EXPECT_EQ(pool.free_pages(), 5);
+  pool.CheckIntegrity();
+}
+
 TEST(PageTableTest, MovesKeepOneOwner) {
   PagePool pool(8, 4);
   PageTable table(&pool);
