@@ -86,11 +86,8 @@ class Plan:
     unplaced: Mapping[str, str] = field(default_factory=dict)
 
 
-def takes(server: Server, model: Model) -> str:
-    """Why such a server can never take the model, whatever else it holds, or ""."""
-    if not model.tags <= server.tags:
-        missing = ", ".join(sorted(model.tags - server.tags))
-        return f"{server.address} lacks {'the tags' if ',' in missing else 'the tag'} {missing}"
+def too_small(server: Server, model: Model) -> str:
+    """Why such a server can never take the model, even if it holds nothing else, or ""."""
     if not model.need.known:
         return ""
     chips = memory.chips_in(server.topology)

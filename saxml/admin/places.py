@@ -1,10 +1,11 @@
 """How full each server is while a plan is made, and the best server for one more replica."""
 
 import bisect
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 from saxml.admin import memory
-from saxml.admin.fleet import Model, Server, takes
+from saxml.admin.fleet import Model, Server, too_small
 
 # Memory says how many models fit; this bounds what it does not say, such as caches and threads.
 MAX_MODELS_PER_SERVER = 16
@@ -14,15 +15,16 @@ _Rank = tuple[int, int, str]
 
 
 class _Kind:
-    """Servers that differ only in what they hold."""
+    """Servers that differ only in tags and in what they hold."""
 
     def __init__(self, example: Server) -> None:
         self.example = example
         self.chips = memory.chips_in(example.topology)
         self.capacity = memory.capacity(example.chip)
         self.open: list[_Rank] = []
-        self.size = 0
-        # Open servers that hold nothing, and the most free bytes of any (None: to be looked up).
+        self.servers: list[Server] = []
+        # Open servers that hold nothing; no server has more free bytes than this (None: to be
+        # looked up).
         self.empty = 0
         self.most_free: int | None = None
 
@@ -43,6 +45,7 @@ class Places:
         self._free: dict[str, int] = {}
         self._hosts = {a: s.host for a, s in self.servers.items()}
         self._num_hosts = len(set(self._hosts.values()))
+        self._fitting: dict[str, list[_Kind]] = {}
         self._emptiest: dict[tuple[int, ...], list[_Rank]] = {}
         # Servers that take nothing, with the reason.
         self.closed = [s for s in servers if s.closed]
@@ -52,13 +55,13 @@ class Places:
             kind.open.sort()
 
     def _add(self, server: Server) -> None:
-        key = (server.paths, server.chip, server.topology, server.tags)
+        key = (server.paths, server.chip, server.topology)
         kind = self._kinds.get(key)
         if kind is None:
             kind = self._kinds[key] = _Kind(server)
             for path in server.paths:
                 self._by_path.setdefault(path, []).append(kind)
-        kind.size += 1
+        kind.servers.append(server)
         address = server.address
         self._kind_of[address] = kind
         self._held[address] = set()
@@ -79,13 +82,13 @@ class Places:
         """An example of each kind of servers that offers the path."""
         return [k.example for k in self._by_path.get(path, ())]
 
-    def number_offering(self, path: str) -> int:
-        """How many servers offer the path."""
-        return sum(k.size for k in self._by_path.get(path, ()))
+    def number_offering(self, model: Model) -> int:
+        """How many servers offer the model's path and have its tags."""
+        return sum(_number_with(k, model.tags) for k in self._by_path.get(model.path, ()))
 
     def choices(self, model: Model) -> int:
         """How many servers could take the model if they held nothing else."""
-        return sum(k.size for k in self._fitting_kinds(model))
+        return sum(_number_with(k, model.tags) for k in self._fitting_kinds(model))
 
     def emptiest(self, model: Model, most: int) -> Iterator[Server]:
         """Open servers that could take the model but for what they hold, those with most free
@@ -97,7 +100,8 @@ class Places:
             ranks = self._emptiest[key] = sorted(
                 (r for k in kinds for r in k.open), key=lambda r: (r[1], r)
             )
-        return (self.servers[r[2]] for r in ranks[:most])
+        servers = (self.servers[r[2]] for r in ranks)
+        return itertools.islice((s for s in servers if model.tags <= s.tags), most)
 
     def free(self, address: str) -> int:
         """Bytes a chip that are neither used nor planned for; below 0 on a crowded server."""
@@ -121,6 +125,7 @@ class Places:
             need = model.need.per_chip(kind.chips) if model.need.known else None
             if not self._any_room(kind, need):
                 continue
+            fits = False
             for rank in kind.open:
                 held, minus_free, address = rank
                 if need is None and self._held[address]:
@@ -128,16 +133,17 @@ class Places:
                     continue
                 if best is not None and best < (0, fewest, rank):
                     break
-                if (
-                    (need is not None and need > -minus_free)
-                    or held >= MAX_MODELS_PER_SERVER
-                    or not self._may_hold(address, model)
-                ):
+                if need is not None and need > -minus_free:
+                    continue
+                fits = True
+                if held >= MAX_MODELS_PER_SERVER or not self._may_hold(address, model):
                     continue
                 failures = model.failures.get(address, 0)
                 found = (failures, on_host.get(self._hosts[address], 0), rank)
                 if best is None or found < best:
                     best = found
+            if not fits:
+                kind.most_free = None
         return best[2][2] if best is not None else None
 
     def put(self, address: str, model: Model) -> None:
@@ -152,6 +158,7 @@ class Places:
         server = self.servers[address]
         return (
             model.id not in self._held[address]
+            and model.tags <= server.tags
             and model.id not in server.leaving
             and address not in model.barred
         )
@@ -164,7 +171,14 @@ class Places:
         return kind.most_free >= need
 
     def _fitting_kinds(self, model: Model) -> list[_Kind]:
-        return [k for k in self._by_path.get(model.path, ()) if not takes(k.example, model)]
+        fitting = self._fitting.get(model.id)
+        if fitting is None:
+            kinds = self._by_path.get(model.path, ())
+            example = {(k.example.chip, k.example.topology): k.example for k in kinds}
+            fits = {shape: not too_small(s, model) for shape, s in example.items()}
+            fitting = [k for k in kinds if fits[k.example.chip, k.example.topology]]
+            self._fitting[model.id] = fitting
+        return fitting
 
     def _rank(self, address: str) -> _Rank:
         count = len(self._held[address]) + len(self.servers[address].leaving)
@@ -186,7 +200,8 @@ class Places:
             bisect.insort(kind.open, self._rank(address))
             self._emptiest.clear()
             kind.empty += (not self._held[address]) - was_empty
-            kind.most_free = None
+            if sign < 0:
+                kind.most_free = None
 
     def _count(self, address: str, model: str, sign: int) -> None:
         known = self._models.get(model)
@@ -199,3 +214,7 @@ class Places:
             self._whole[address] += sign
         else:
             self._free[address] -= sign * need
+
+
+def _number_with(kind: _Kind, tags: frozenset[str]) -> int:
+    return sum(tags <= s.tags for s in kind.servers) if tags else len(kind.servers)

@@ -1,7 +1,7 @@
 """Why a model has fewer replicas than asked for, in words that say what would help."""
 
 from saxml.admin import memory
-from saxml.admin.fleet import Model, Server, takes
+from saxml.admin.fleet import Model, Server, too_small
 from saxml.admin.places import MAX_MODELS_PER_SERVER, Places
 
 # So many servers are named; the others are counted.
@@ -25,7 +25,7 @@ def why_unplaced(model: Model, places: Places) -> str:
             f"{prefix}none of the {len(servers)} joined model servers offers {model.path};"
             f" they offer {shown or 'nothing'}"
         )
-    if not any(model.tags <= s.tags for s in kinds):
+    if not places.number_offering(model):
         tags = ", ".join(sorted(model.tags))
         return f"{prefix}no server that offers {model.path} has the tag{'s' * (',' in tags)} {tags}"
     reasons = [model.barred[a] for a in sorted(model.barred) if a not in holders]
@@ -35,11 +35,11 @@ def why_unplaced(model: Model, places: Places) -> str:
         if model.path in s.paths and s.address not in holders
     ]
     reasons += _full(model, places)
-    reasons += sorted({why for s in kinds if (why := takes(s, model))})
+    reasons += sorted({why for s in kinds if (why := too_small(s, model))})
     if model.need.known and model.need.why:
         reasons.append(model.need.why)
     if not reasons:
-        count = places.number_offering(model.path)
+        count = places.number_offering(model)
         reasons.append(f"all {count} servers that offer it have it")
     more = f"; and {len(reasons) - _NAMED} more reasons" if reasons[_NAMED + 1 :] else ""
     return prefix + "; ".join(reasons[: _NAMED if more else None]) + more

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from saxml.admin import memory
 from saxml.admin.assigner import MAX_MODELS_PER_SERVER, Held, Model, Plan, Server, plan
-from saxml.admin.fleet import takes
+from saxml.admin.fleet import too_small
 from saxml.admin.memory import GIB, Need
 from saxml.proto import admin_pb2
 
@@ -108,7 +108,8 @@ def test_a_plan_keeps_the_rules(servers: list[Server], models: list[Model]) -> N
     for move in p.loads:
         server, model = by_address[move.address], by_id[move.model]
         assert model.path in server.paths
-        assert not takes(server, model)
+        assert model.tags <= server.tags
+        assert not too_small(server, model)
         assert not server.closed
         assert move.address not in model.barred
     for address in {m.address for m in p.loads}:

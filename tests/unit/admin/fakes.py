@@ -52,7 +52,9 @@ class FakeModelet(Modelet):
             state=modelet_pb2.GetStatusResponse.ServerStatus.ACTIVE
         )
         self.error: FakeRpcError | None = None
+        self.polls = 0
         self.status_error: FakeRpcError | None = None
+        self.broken = asyncio.Event()
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -63,6 +65,7 @@ class FakeModelet(Modelet):
         return True
 
     async def get_status(self, timeout_s: float) -> modelet_pb2.GetStatusResponse:
+        self.polls += 1
         if self.status_error is not None:
             raise self.status_error
         report = modelet_pb2.GetStatusResponse(server_status=self.state)
@@ -82,8 +85,10 @@ class FakeModelet(Modelet):
             f"update {model.model_id}{' ' * with_checkpoint}"
             + (model.checkpoint_path if with_checkpoint else "")
         )
+        await self.gate.wait()
         if self.error is not None:
             raise self.error
+        self.models[model.model_id] = common_pb2.LOADED
 
     async def unload(self, model_key: str) -> None:
         self.calls.append(f"unload {model_key}")
@@ -93,7 +98,8 @@ class FakeModelet(Modelet):
         self.calls.append("wake up")
 
     async def line_breaks(self) -> None:
-        await asyncio.Event().wait()
+        await self.broken.wait()
+        self.broken.clear()
 
     async def close(self) -> None:
         pass
@@ -102,17 +108,28 @@ class FakeModelet(Modelet):
 class World:
     """A manager whose time is moved by hand."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, grace: float = 0.0) -> None:
         self.clock = FakeClock()
         self.modelets: dict[str, FakeModelet] = {}
+        self._name, self._grace = name, grace
+        self.restart()
+
+    def restart(self) -> None:
+        """Another admin server takes over, with the same state and servers."""
+        self._coming: dict[str, FakeModelet] = {}
         self.manager = Manager(
             CELL,
-            StateFile(f"mem://{name}", CELL),
+            StateFile(f"mem://{self._name}", CELL),
             clock=self.clock,
-            periods=Periods(poll=3600.0, grace=0.0, size=0.0),
+            periods=Periods(poll=3600.0, grace=self._grace, size=0.0),
             connect=self._connect,
             read_size=lambda checkpoint: Size(None, "not read"),
         )
+
+    def connect(self, address: str) -> FakeModelet:
+        """The line that the next Join of this address will use."""
+        self._coming[address] = self._connect(address)
+        return self._coming[address]
 
     async def join(self, address: str, *paths: str) -> FakeModelet:
         server = admin_pb2.ModelServer(servable_model_paths=paths or ("p.Lm",))
@@ -127,6 +144,10 @@ class World:
     async def update(self, name: str, replicas: int = 1, **fields: Any) -> None:
         await self.manager.registry.update(_model(name, replicas, **fields))
         await self.settle()
+
+    def shown(self, name: str) -> list[str]:
+        """The addresses that clients are told."""
+        return sorted(self.manager.registry.models[f"/sax/test/{name}"].watched.values)
 
     async def poll(self, address: str) -> None:
         await self.manager.poll(self.manager.servers[address])
@@ -146,6 +167,8 @@ class World:
             self.manager.reconcile()
 
     def _connect(self, address: str) -> FakeModelet:
+        if (coming := self._coming.pop(address, None)) is not None:
+            return coming
         old = self.modelets.get(address)
         modelet = self.modelets[address] = FakeModelet(address)
         if old is not None:

@@ -2,30 +2,18 @@
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable
 
 import grpc
 import pytest
 
 from saxml.proto import admin_pb2, common_pb2
 from tests.unit.admin.fakes import FakeRpcError, World
+from tests.unit.admin.stories import Run, run
+
+__all__ = ["run"]
 
 NO_MEMORY = FakeRpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, "no memory")
 GONE = FakeRpcError(grpc.StatusCode.UNAVAILABLE, "connection refused")
-
-
-@pytest.fixture
-def run(request: pytest.FixtureRequest) -> Callable[[Callable[[World], Awaitable[None]]], None]:
-    async def story(tell: Callable[[World], Awaitable[None]]) -> None:
-        world = World(request.node.name)
-        await world.manager.restore()
-        await tell(world)
-        await world.manager.close()
-
-    return lambda tell: asyncio.run(story(tell))
-
-
-Run = Callable[[Callable[[World], Awaitable[None]]], None]
 
 
 def test_a_failing_server_is_tried_again_ever_more_seldom(run: Run) -> None:
@@ -208,7 +196,7 @@ def test_models_that_are_not_ours_are_left_alone(run: Run) -> None:
 def test_a_server_that_joins_with_a_failed_model_is_cleaned(run: Run) -> None:
     async def tell(world: World) -> None:
         await world.publish("lm")
-        first = world._connect("a:1")
+        first = world.connect("a:1")
         first.models["/sax/test/lm"] = common_pb2.FAILED
         one = await world.join("a:1")
         assert one.calls == ["unload /sax/test/lm"]
