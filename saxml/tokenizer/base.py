@@ -1,7 +1,19 @@
 """What the rest of SAX needs of a tokenizer."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Protocol
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Joining:
+    """How the bytes of tokens are put together. Ids without bytes do not count."""
+
+    between: bytes = b""
+    # Blanks taken off the start of a text, if it has so many.
+    strip_blanks: int = 0
+    # Whether the first token loses its blanks.
+    bare_first: bool = False
 
 
 class Tokenizer(Protocol):
@@ -26,15 +38,23 @@ class Tokenizer(Protocol):
     def decode(
         self, ids: Sequence[int], *, skip_special: bool = False, clean_up: bool = False
     ) -> str:
-        """Text of ids; ids without a token give nothing, incomplete UTF-8 gives U+FFFD.
+        """Text of ids; ids without a token give nothing, bytes that are no UTF-8 give U+FFFD (see
+        saxml.tokenizer.stream, which gives the same text token by token).
 
         `skip_special` leaves special tokens out. `clean_up` takes out the blank before full stops,
         commas and the like, which is what Hugging Face's `clean_up_tokenization_spaces` does.
         """
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes that one id stands for inside a text: those of a special token's name, or what
-        a stream is put together from; b"" for an id without a token."""
+        """The bytes that one id stands for inside a text, those of its name for a special token;
+        b"" for an id without a token."""
+
+    def is_special(self, token: int) -> bool:
+        """Whether `skip_special` leaves it out."""
+
+    @property
+    def joining(self) -> Joining:
+        """How a text is put together from token_bytes."""
 
 
 # Applied in this order by Hugging Face's tokenizers.

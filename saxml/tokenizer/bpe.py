@@ -1,18 +1,17 @@
 """Tokenizers that the `tokenizers` library runs: Hugging Face's tokenizer.json, GPT-2's files."""
 
-import functools
 import json
-import re
 from collections.abc import Mapping, Sequence
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from saxml.common import errors
-from saxml.tokenizer.base import clean_up_spaces
+from saxml.tokenizer import stream
+from saxml.tokenizer.base import Joining, clean_up_spaces
+from saxml.tokenizer.pieces import rules_of
 
 _END_OF_TEXT = "<|endoftext|>"
-_BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>$")
 
 
 class LibraryTokenizer:
@@ -26,8 +25,15 @@ class LibraryTokenizer:
         eos_id: int | None = None,
     ) -> None:
         self._library = library
-        self._byte_level = "ByteLevel" in json.dumps(json.loads(library.to_str())["decoder"])
-        self._added = {i: t.content for i, t in library.get_added_tokens_decoder().items()}
+        self._rules = rules_of(json.loads(library.to_str())["decoder"])
+        added = library.get_added_tokens_decoder()
+        self._special = frozenset(i for i, token in added.items() if token.special)
+        # Named as they are, whatever the other pieces are written in.
+        self._bytes = (
+            {i: token.content.encode() for i, token in added.items()}
+            if self._rules.byte_level
+            else {}
+        )
         ids = library.get_vocab(with_added_tokens=True).values()
         self.vocab_size = max(ids, default=-1) + 1
         self.bos_id = bos_id
@@ -42,21 +48,27 @@ class LibraryTokenizer:
         self, ids: Sequence[int], *, skip_special: bool = False, clean_up: bool = False
     ) -> str:
         """See Tokenizer."""
-        text: str = self._library.decode(list(ids), skip_special_tokens=skip_special)
+        text = stream.decode(self, ids, skip_special=skip_special)
         return clean_up_spaces(text) if clean_up else text
 
     def token_bytes(self, token: int) -> bytes:
         """See Tokenizer."""
-        if token in self._added:
-            return self._added[token].encode()
-        piece = self._library.id_to_token(token)
-        if piece is None:
-            return b""
-        if self._byte_level:
-            table = _bytes_of_characters()
-            return bytes(table[c] for c in piece if c in table)
-        raw = _BYTE_PIECE.match(piece)
-        return bytes([int(raw.group(1), 16)]) if raw else piece.replace("▁", " ").encode()
+        known = self._bytes.get(token)
+        if known is None:
+            piece = self._library.id_to_token(token)
+            if piece is None:
+                return b""
+            known = self._bytes[token] = self._rules.bytes_of(piece)
+        return known
+
+    def is_special(self, token: int) -> bool:
+        """See Tokenizer."""
+        return token in self._special
+
+    @property
+    def joining(self) -> Joining:
+        """See Tokenizer."""
+        return self._rules.joining
 
 
 def hugging_face(
@@ -135,12 +147,3 @@ def parse_merges(lines: Sequence[str]) -> list[tuple[str, str]]:
 
 def _special(name: str) -> tokenizers.AddedToken:
     return tokenizers.AddedToken(name, special=True, normalized=False)
-
-
-@functools.cache
-def _bytes_of_characters() -> dict[str, int]:
-    """GPT-2's printable stand-ins for the 256 bytes (Radford et al. 2019, encoder.py): printable
-    Latin-1 characters stand for themselves, the others count up from U+0100."""
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [b for b in range(256) if b not in plain]
-    return {chr(b): b for b in plain} | {chr(256 + n): b for n, b in enumerate(others)}
