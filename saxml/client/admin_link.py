@@ -7,13 +7,13 @@ from typing import TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from saxml.client.rpc import LIST, Procedure, dial
+from saxml.client.driver import Channel, ChannelClosedError, Driver
+from saxml.client.rpc import LIST, Procedure
 from saxml.common.errors import (
     CancelledError,
     SaxError,
     UnavailableError,
     from_code,
-    from_rpc_error,
 )
 from saxml.common.names import UNPLACED_TRAILER, CellId
 from saxml.proto import admin_pb2
@@ -40,12 +40,11 @@ def code_name(code: grpc.StatusCode) -> str:
 _BY_NAME = {code_name(code): code for code in grpc.StatusCode}
 
 
-def admin_error(error: grpc.RpcError) -> SaxError:
+def admin_error(plain: SaxError) -> SaxError:
     """What an admin server said; a status inside the text counts when the outer one is UNKNOWN.
 
     One that stands by is UNAVAILABLE: the leader takes the same call.
     """
-    plain = from_rpc_error(error)
     if plain.code is grpc.StatusCode.FAILED_PRECONDITION and _STANDS_BY.fullmatch(str(plain)):
         return UnavailableError(str(plain))
     if plain.code is grpc.StatusCode.UNKNOWN and (match := _WRAPPED.fullmatch(str(plain))):
@@ -59,52 +58,65 @@ class AdminLink:
     The file is read again whenever the connection fails, so the link follows a new leader.
     """
 
-    def __init__(self, root: str, cell: CellId) -> None:
+    def __init__(self, root: str, cell: CellId, driver: Driver) -> None:
         self.cell = cell
-        self._store = CellStore(root, cell)
-        self._lock = threading.Lock()
+        self._root = root
+        self._driver = driver
+        # Reentrant: close() may be called by the garbage collector, anywhere.
+        self._lock = threading.RLock()
         self._address = ""
-        self._channel: grpc.Channel | None = None
+        self._channel: Channel | None = None
         self._closed = False
 
-    def call(
+    async def call(
         self, procedure: Procedure[_Request, _Response], request: _Request, timeout_s: float
     ) -> _Response:
         """Calls the admin server once.
 
         Raises SaxError: FailedPreconditionError if the cell has no admin server or is not there,
-        UnavailableError naming the address if nobody answers.
+        UnavailableError naming the address if nobody answers, or if it does not lead the cell.
         """
-        address, channel = self._connect()
+        response, _ = await self.call_with_trailers(procedure, request, timeout_s)
+        return response
+
+    async def call_with_trailers(
+        self, procedure: Procedure[_Request, _Response], request: _Request, timeout_s: float
+    ) -> tuple[_Response, dict[str, str | bytes]]:
+        """The same, with what the admin server says beside its answer."""
+        address, channel = await self._connect()
         try:
-            return procedure.call(channel, request, timeout_s)
-        except grpc.RpcError as rpc_error:
-            error = admin_error(rpc_error)
+            return await self._driver.unary(channel, procedure, request, timeout_s)
+        except ChannelClosedError as closed:
+            if self._was_dropped(channel):
+                raise UnavailableError(f"lost the connection to {address}") from closed
+            raise CancelledError("the client is closed") from closed
+        except SaxError as plain:
+            error = admin_error(plain)
             if error.code is grpc.StatusCode.CANCELLED and self._was_dropped(channel):
-                raise UnavailableError(f"lost the connection to {address}") from rpc_error
+                raise UnavailableError(f"lost the connection to {address}") from plain
             if error.code is grpc.StatusCode.UNAVAILABLE:
                 self._drop(channel)
                 raise from_code(
                     error.code, f"admin server of {self.cell.full} at {address}: {error}"
-                ) from rpc_error
-            raise error from rpc_error
-        except ValueError as error:  # the channel was closed under us
-            if self._was_dropped(channel):
-                raise UnavailableError(f"lost the connection to {address}") from error
-            raise CancelledError("the client is closed") from error
+                ) from plain
+            raise error from plain
 
-    def why_unplaced(self, model_id: str, timeout_s: float) -> str:
+    async def address(self) -> str:
+        """Where the admin server listens, as location.proto says."""
+        return await self._driver.blocking(self._read_address)
+
+    async def why_unplaced(self, model_id: str, timeout_s: float) -> str:
         """Why a model lacks replicas, as the admin server puts it; "" if it does not say."""
+        request = admin_pb2.ListRequest(model_id=model_id)
         try:
-            _, channel = self._connect()
-            request = admin_pb2.ListRequest(model_id=model_id)
-            return LIST.trailer(channel, request, timeout_s, UNPLACED_TRAILER)
-        except (SaxError, grpc.RpcError, ValueError):
+            _, trailers = await self.call_with_trailers(LIST, request, timeout_s)
+        except SaxError:
             return ""
+        return trailer_text(trailers, UNPLACED_TRAILER)
 
-    def check_leader(self) -> None:
+    async def check_leader(self) -> None:
         """Drops the connection if location.proto names another admin server by now."""
-        address = self._store.admin_address()
+        address = await self.address()
         with self._lock:
             channel = self._channel if address != self._address else None
         if channel:
@@ -116,27 +128,39 @@ class AdminLink:
             self._closed = True
             channel, self._channel = self._channel, None
         if channel:
-            channel.close()
+            self._driver.close(channel)
 
-    def _connect(self) -> tuple[str, grpc.Channel]:
+    async def _connect(self) -> tuple[str, Channel]:
         with self._lock:
             if self._channel:
                 return self._address, self._channel
-        address = self._store.admin_address()
+        address = await self.address()
         with self._lock:
             if self._closed:
                 raise CancelledError("the client is closed")
             if not self._channel:
-                self._address, self._channel = address, dial(address, _DIAL_TIMEOUT_S)
+                self._address, self._channel = (
+                    address,
+                    self._driver.dial(address, _DIAL_TIMEOUT_S),
+                )
             return self._address, self._channel
 
-    def _was_dropped(self, channel: grpc.Channel) -> bool:
+    def _was_dropped(self, channel: Channel) -> bool:
         """Whether another call found this channel broken and closed it."""
         with self._lock:
             return not self._closed and self._channel is not channel
 
-    def _drop(self, channel: grpc.Channel) -> None:
+    def _drop(self, channel: Channel) -> None:
         with self._lock:
             if self._channel is channel:
                 self._channel = None
-        channel.close()
+        self._driver.close(channel)
+
+    def _read_address(self) -> str:
+        return CellStore(self._root, self.cell).admin_address()
+
+
+def trailer_text(trailers: dict[str, str | bytes], name: str) -> str:
+    """A trailer of an answer, "" if there is none."""
+    found = trailers.get(name, "")
+    return found.decode(errors="replace") if isinstance(found, bytes) else found

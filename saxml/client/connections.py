@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from saxml.client.rpc import dial
+from saxml.client.driver import Channel, Driver
 from saxml.common.clock import Clock
 from saxml.common.errors import CancelledError, SaxError
 
@@ -17,7 +17,7 @@ _IDLE_S = 600.0
 
 @dataclass(slots=True)
 class _Connection:
-    channel: grpc.Channel
+    channel: Channel
     last_used: float
     users: int = 0
 
@@ -29,23 +29,27 @@ class ConnectionTable:
         GENERATE.call(channel, request, timeout_s)
     """
 
-    def __init__(self, clock: Clock, idle_s: float = _IDLE_S) -> None:
+    def __init__(self, driver: Driver, clock: Clock, idle_s: float = _IDLE_S) -> None:
+        self._driver = driver
         self._clock = clock
         self._idle_s = idle_s
-        self._lock = threading.Lock()
+        # Reentrant: close() may be called by the garbage collector, anywhere.
+        self._lock = threading.RLock()
         self._connections: dict[str, _Connection] = {}
         self._retired: list[_Connection] = []
         self._closed = False
 
     @contextmanager
-    def use(self, address: str) -> Iterator[grpc.Channel]:
+    def use(self, address: str) -> Iterator[Channel]:
         """The channel to an address; after UNAVAILABLE in the block the next use dials anew."""
         with self._lock:
             if self._closed:
                 raise CancelledError("the client is closed")
             connection = self._connections.get(address)
             if connection is None:
-                connection = _Connection(dial(address, _DIAL_TIMEOUT_S), self._clock.monotonic())
+                connection = _Connection(
+                    self._driver.dial(address, _DIAL_TIMEOUT_S), self._clock.monotonic()
+                )
                 self._connections[address] = connection
             connection.users += 1
         try:
@@ -59,7 +63,7 @@ class ConnectionTable:
                 connection.users -= 1
                 connection.last_used = self._clock.monotonic()
                 unused = self._take_unused()
-            _close(unused)
+            self._close(unused)
 
     def purge(self) -> None:
         """Closes what was not used for the idle time."""
@@ -69,7 +73,7 @@ class ConnectionTable:
                 if not connection.users and connection.last_used <= before:
                     self._retired.append(self._connections.pop(address))
             unused = self._take_unused()
-        _close(unused)
+        self._close(unused)
 
     def addresses(self) -> list[str]:
         """Addresses with a connection."""
@@ -82,7 +86,7 @@ class ConnectionTable:
             self._closed = True
             connections = [*self._connections.values(), *self._retired]
             self._connections, self._retired = {}, []
-        _close(connections)
+        self._close(connections)
 
     def _retire(self, address: str, connection: _Connection) -> None:
         with self._lock:
@@ -94,7 +98,6 @@ class ConnectionTable:
         self._retired = [c for c in self._retired if c.users]
         return unused
 
-
-def _close(connections: list[_Connection]) -> None:
-    for connection in connections:
-        connection.channel.close()
+    def _close(self, connections: list[_Connection]) -> None:
+        for connection in connections:
+            self._driver.close(connection.channel)

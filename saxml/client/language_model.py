@@ -1,37 +1,14 @@
-"""The language model methods of a published model."""
+"""The language model methods of a published model, for threads."""
 
 from collections.abc import Generator, Sequence
-from contextlib import closing
-from dataclasses import dataclass
 
+from saxml.client.driver import iterate, run
+from saxml.client.language_core import Generated, LanguageModelCore, StreamItem
 from saxml.client.model_client import ModelClient
 from saxml.client.retry import DEFAULT_TIMEOUT_S
-from saxml.client.rpc import EMBED, GENERATE, GENERATE_STREAM, GRADIENT, SCORE
-from saxml.common.errors import InternalError
-from saxml.proto import common_pb2, lm_pb2
+from saxml.proto import common_pb2
 
-
-@dataclass(frozen=True, slots=True)
-class Generated:
-    """One answer to a prompt and its score: the higher, the better."""
-
-    text: str
-    score: float
-
-
-@dataclass(frozen=True, slots=True)
-class StreamItem:
-    """News of one sample: keep `prefix_len` characters of its text so far, append `text`."""
-
-    text: str
-    prefix_len: int
-    scores: tuple[float, ...]
-
-    def apply(self, so_far: str) -> str:
-        """The sample's text after this item."""
-        if self.prefix_len > len(so_far):
-            raise InternalError(f"PrefixLen {self.prefix_len} exceeds the current result {so_far}")
-        return so_far[: self.prefix_len] + self.text
+__all__ = ["Generated", "LanguageModel", "StreamItem"]
 
 
 class LanguageModel:
@@ -42,8 +19,8 @@ class LanguageModel:
     """
 
     def __init__(self, client: ModelClient) -> None:
-        self._client = client
-        self._key = client.model.full
+        self._client = client  # keeps the connections
+        self._core = LanguageModelCore(client.core)
 
     def score(
         self,
@@ -53,10 +30,7 @@ class LanguageModel:
         timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> list[float]:
         """Sum of log p(token) over each suffix, given the prefix."""
-        request = lm_pb2.ScoreRequest(
-            model_key=self._key, suffix=suffixes, prefix=prefix, extra_inputs=_present(extra)
-        )
-        return [*self._client.call(SCORE, request, timeout_s).logp]
+        return run(self._core.score(prefix, suffixes, extra, timeout_s))
 
     def generate(
         self,
@@ -65,11 +39,7 @@ class LanguageModel:
         timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> list[Generated]:
         """Continues a text; best first."""
-        request = lm_pb2.GenerateRequest(
-            model_key=self._key, text=text, extra_inputs=_present(extra)
-        )
-        response = self._client.call(GENERATE, request, timeout_s)
-        return [Generated(decoded.text, decoded.score) for decoded in response.texts]
+        return run(self._core.generate(text, extra, timeout_s))
 
     def generate_stream(
         self,
@@ -78,15 +48,7 @@ class LanguageModel:
         timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> Generator[list[StreamItem], None, None]:
         """Continues a text as it is made: one item for each sample in every chunk."""
-        request = lm_pb2.GenerateRequest(
-            model_key=self._key, text=text, extra_inputs=_present(extra)
-        )
-        with closing(self._client.stream(GENERATE_STREAM, request, timeout_s)) as responses:
-            for response in responses:
-                yield [
-                    StreamItem(item.text, item.prefix_len, tuple(item.scores) or (item.score,))
-                    for item in response.items
-                ]
+        return iterate(self._core.generate_stream(text, extra, timeout_s))
 
     def embed(
         self,
@@ -95,8 +57,7 @@ class LanguageModel:
         timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> list[float]:
         """The embedding of a text."""
-        request = lm_pb2.EmbedRequest(model_key=self._key, text=text, extra_inputs=_present(extra))
-        return [*self._client.call(EMBED, request, timeout_s).embedding]
+        return run(self._core.embed(text, extra, timeout_s))
 
     def gradient(
         self,
@@ -106,13 +67,4 @@ class LanguageModel:
         timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> tuple[list[float], dict[str, list[float]]]:
         """The score of a suffix, and its gradients by tensor name."""
-        request = lm_pb2.GradientRequest(
-            model_key=self._key, suffix=suffix, prefix=prefix, extra_inputs=_present(extra)
-        )
-        response = self._client.call(GRADIENT, request, timeout_s)
-        return [*response.score], {k: [*g.values] for k, g in sorted(response.gradients.items())}
-
-
-def _present(extra: common_pb2.ExtraInputs | None) -> common_pb2.ExtraInputs:
-    """Servers always find the field, even if it is empty."""
-    return extra if extra is not None else common_pb2.ExtraInputs()
+        return run(self._core.gradient(prefix, suffix, extra, timeout_s))

@@ -1,7 +1,7 @@
 """When a failed call is made again, and after how long."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import grpc
@@ -64,14 +64,14 @@ class Backoff:
         self._pause_s = self._start_s
 
 
-def with_retry(
-    choose: Callable[[], _Target],
-    attempt: Callable[[_Target], _Result],
+async def with_retry(
+    choose: Callable[[], Awaitable[_Target]],
+    attempt: Callable[[_Target], Awaitable[_Result]],
     *,
     codes: frozenset[grpc.StatusCode],
     deadline: Deadline,
     backoff: Backoff,
-    clock: Clock,
+    sleep: Callable[[float], Awaitable[None]],
     at_once: Callable[[SaxError], bool] = lambda error: False,
 ) -> _Result:
     """Chooses a target and tries it, again and again until the deadline.
@@ -86,10 +86,10 @@ def with_retry(
     while True:
         if deadline.remaining() <= 0:
             raise last or DeadlineExceededError(f"deadline of {deadline.timeout_s:g} s exceeded")
-        target = choose()
+        target = await choose()
         tries += 1
         try:
-            return attempt(target)
+            return await attempt(target)
         except SaxError as error:
             if error.code is grpc.StatusCode.DEADLINE_EXCEEDED and last is not None:
                 raise DeadlineExceededError(f"{error}; the try before failed: {last}") from error
@@ -103,4 +103,4 @@ def with_retry(
             raise from_code(
                 last.code, f"{last} (gave up after {tries} tries in {deadline.timeout_s:g} s)"
             ) from last
-        clock.sleep(pause)
+        await sleep(pause)

@@ -27,10 +27,14 @@ _CHANNEL_OPTIONS = [
 ]
 
 
+def channel_options(timeout_s: float) -> list[tuple[str, int]]:
+    """For a channel whose calls fail with UNAVAILABLE if it takes longer to connect."""
+    return [*_CHANNEL_OPTIONS, ("grpc.min_reconnect_backoff_ms", int(timeout_s * 1000))]
+
+
 def dial(address: str, timeout_s: float) -> grpc.Channel:
     """A channel to `address`; calls fail with UNAVAILABLE if it takes longer to connect."""
-    dial_timeout = ("grpc.min_reconnect_backoff_ms", int(timeout_s * 1000))
-    return grpc.insecure_channel(address, options=[*_CHANNEL_OPTIONS, dial_timeout])
+    return grpc.insecure_channel(address, options=channel_options(timeout_s))
 
 
 class Responses(Protocol[_Item]):
@@ -52,26 +56,17 @@ class Procedure(Generic[_Request, _Response]):
     request: type[_Request]
     response: type[_Response]
 
-    def call(self, channel: grpc.Channel, request: _Request, timeout_s: float) -> _Response:
-        """Waits for the answer; raises grpc.RpcError."""
+    def call(
+        self, channel: grpc.Channel, request: _Request, timeout_s: float
+    ) -> tuple[_Response, dict[str, str | bytes]]:
+        """Waits for the answer and its trailers; raises grpc.RpcError."""
         method = channel.unary_unary(
             self.path,
             request_serializer=self.request.SerializeToString,
             response_deserializer=self.response.FromString,
         )
-        response: _Response = method(request, timeout=timeout_s)
-        return response
-
-    def trailer(self, channel: grpc.Channel, request: _Request, timeout_s: float, name: str) -> str:
-        """Makes the call for the sake of one UTF-8 trailer of its answer; "" if it has none."""
-        method = channel.unary_unary(
-            self.path,
-            request_serializer=self.request.SerializeToString,
-            response_deserializer=self.response.FromString,
-        )
-        _, call = method.with_call(request, timeout=timeout_s)
-        found = dict(call.trailing_metadata() or ()).get(name, b"")
-        return found.decode(errors="replace") if isinstance(found, bytes) else str(found)
+        response, call = method.with_call(request, timeout=timeout_s)
+        return response, dict(call.trailing_metadata() or ())
 
     def stream(
         self, channel: grpc.Channel, request: _Request, timeout_s: float

@@ -1,7 +1,7 @@
 # ruff: noqa: N802 (the names of the Python module that SAX users know)
 """The Python API of SAX, for programs that use published models.
 
-    import saxml.client.sax as sax
+    import sax
 
     with sax.Model("/sax/test/lm") as model:
         for text, score in model.LM().Generate("Q: ..."):
@@ -9,12 +9,12 @@
     sax.Publish("/sax/test/lm", "saxml.server.pax.lm.params.gptj.GPTJ", "gs://bucket/ckpt", 1)
 
 The root of all cells is SAX_ROOT, unless Options or AdminOptions name another. Errors are
-SaxError (saxml.common.errors): a class for each status, `code` and a message.
+SaxError (saxml.common.errors): a class for each status, `code` and a message. The same for asyncio
+is sax.aio.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from types import TracebackType
 
 from saxml.client.admin_client import AdminClient, new_model
@@ -22,14 +22,22 @@ from saxml.client.cells import cell_config, set_cell_acl
 from saxml.client.language_model import LanguageModel as _LanguageModel
 from saxml.client.model_client import ClientOptions, ModelClient
 from saxml.client.sax_options import AdminOptions, ModelOptions, Options
+from saxml.client.sax_types import (
+    Chunk,
+    ModelDetail,
+    ModelServerTypeStat,
+    cell_of,
+    detail_of,
+    type_stats,
+)
 from saxml.common.errors import InvalidArgumentError, SaxError
-from saxml.common.names import CellId, parse_cell, parse_model
 from saxml.proto import admin_pb2
 from saxml.storage.cell import sax_root
 
 __all__ = [
     "Admin",
     "AdminOptions",
+    "GetACL",
     "LanguageModel",
     "List",
     "ListAll",
@@ -41,33 +49,14 @@ __all__ = [
     "Options",
     "Publish",
     "SaxError",
+    "SetACL",
     "Stats",
     "Unpublish",
     "Update",
     "WaitForReady",
 ]
 
-StreamCallback = Callable[[bool, list[tuple[str, int, list[float]]]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelDetail:
-    """A published model: configuration, checkpoint, replicas asked for and assigned."""
-
-    model: str
-    ckpt: str
-    max_replicas: int
-    active_replicas: int
-    overrides: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelServerTypeStat:
-    """How many model servers of a kind serve: chip and topology by their proto names."""
-
-    chip_type: str
-    chip_topology: str
-    num_replicas: int
+StreamCallback = Callable[[bool, Chunk], None]
 
 
 class LanguageModel:
@@ -157,7 +146,7 @@ class Admin:
 
     def __init__(self, id: str, options: AdminOptions | None = None) -> None:
         self._options = options or AdminOptions()
-        self._cell = _cell_of(id)
+        self._cell = cell_of(id)
         self._root = sax_root(self._options.sax_root)
         self._client = AdminClient(self._root, self._cell)
 
@@ -190,11 +179,13 @@ class Admin:
 
     def Update(self, id: str, model_path: str, checkpoint_path: str, num_replicas: int) -> None:
         """Changes checkpoint and replicas of a model; its overrides and ACLs stay."""
-        model = self._get(id).model
-        model.model_path = model_path
-        model.checkpoint_path = checkpoint_path
-        model.requested_num_replicas = num_replicas
-        self._client.update(model, self._options.timeout_s)
+        self._client.change(
+            id,
+            self._options.timeout_s,
+            model_path=model_path,
+            checkpoint_path=checkpoint_path,
+            num_replicas=num_replicas,
+        )
 
     def Unpublish(self, id: str) -> None:
         """Takes a model away from its servers."""
@@ -207,15 +198,7 @@ class Admin:
 
     def ListDetail(self, id: str) -> ModelDetail:
         """The same, with the replicas there are, and the overrides."""
-        published = self._get(id)
-        model = published.model
-        return ModelDetail(
-            model.model_path,
-            model.checkpoint_path,
-            model.requested_num_replicas,
-            len(published.modelet_addresses),
-            dict(model.overrides),
-        )
+        return detail_of(self._get(id))
 
     def ListAll(self) -> list[str]:
         """Ids of all published models."""
@@ -223,15 +206,7 @@ class Admin:
 
     def Stats(self, id: str = "") -> list[ModelServerTypeStat]:
         """Model servers by chip and topology, of the whole cell or of one model."""
-        stats = self._client.stats(id, self._options.timeout_s)
-        return [
-            ModelServerTypeStat(
-                admin_pb2.ModelServer.ChipType.Name(stat.chip_type),
-                admin_pb2.ModelServer.ChipTopology.Name(stat.chip_topology),
-                stat.num_replicas,
-            )
-            for stat in stats.model_server_type_stats
-        ]
+        return type_stats(self._client.stats(id, self._options.timeout_s))
 
     def WaitForReady(self, id: str, num_replicas: int) -> None:
         """Waits until so many replicas are loaded."""
@@ -253,10 +228,6 @@ class Admin:
 
     def _get(self, id: str) -> admin_pb2.PublishedModel:
         return self._client.list_model(id, self._options.timeout_s)
-
-
-def _cell_of(id: str) -> CellId:
-    return parse_cell(id) if id.count("/") == 2 else parse_model(id).cell_id
 
 
 def Publish(
@@ -318,3 +289,15 @@ def WaitForReady(id: str, num_replicas: int, options: AdminOptions | None = None
     """Admin(id).WaitForReady."""
     with Admin(id, options) as admin:
         admin.WaitForReady(id, num_replicas)
+
+
+def GetACL(id: str, method: str = "", options: AdminOptions | None = None) -> str:
+    """Admin(id).GetACL."""
+    with Admin(id, options) as admin:
+        return admin.GetACL(id, method)
+
+
+def SetACL(id: str, acl: str, method: str = "", options: AdminOptions | None = None) -> None:
+    """Admin(id).SetACL."""
+    with Admin(id, options) as admin:
+        admin.SetACL(id, acl, method)

@@ -20,6 +20,10 @@ _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 # Trailer of sax.Admin/List for one model: why it has fewer replicas than asked for, in UTF-8.
 UNPLACED_TRAILER = "sax-unplaced-bin"
+# Another one: how many of its replicas are loaded, in decimal.
+READY_TRAILER = "sax-ready"
+# Trailer of sax.Admin/Stats for a cell: servers by state, such as "Active=3,Draining=1".
+SERVERS_TRAILER = "sax-servers"
 
 # Metadata of Load, Unload and UpdateLoaded: the term of the admin server that calls, in decimal.
 TERM_METADATA = "sax-term"

@@ -1,6 +1,8 @@
 import pytest
 
 from saxml.client.connections import ConnectionTable
+from saxml.client.driver import ThreadDriver
+from saxml.common.clock import SystemClock
 from saxml.common.errors import CancelledError, InternalError, UnavailableError
 
 
@@ -18,7 +20,7 @@ class FakeClock:
 
 
 def test_connection_is_kept_for_the_next_call() -> None:
-    table = ConnectionTable(FakeClock())
+    table = ConnectionTable(ThreadDriver(SystemClock()), FakeClock())
     with table.use("127.0.0.1:1") as first:
         pass
     with table.use("127.0.0.1:1") as second:
@@ -28,7 +30,7 @@ def test_connection_is_kept_for_the_next_call() -> None:
 
 def test_idle_connection_is_closed_and_a_used_one_is_not() -> None:
     clock = FakeClock()
-    table = ConnectionTable(clock, idle_s=600)
+    table = ConnectionTable(ThreadDriver(SystemClock()), clock, idle_s=600)
     with table.use("127.0.0.1:1"):
         pass
     with table.use("127.0.0.1:2"):
@@ -44,7 +46,7 @@ def test_idle_connection_is_closed_and_a_used_one_is_not() -> None:
 
 
 def test_unavailable_server_is_dialled_anew_and_others_keep_their_calls() -> None:
-    table = ConnectionTable(FakeClock())
+    table = ConnectionTable(ThreadDriver(SystemClock()), FakeClock())
     with table.use("127.0.0.1:1") as held:
         with pytest.raises(UnavailableError), table.use("127.0.0.1:1"):
             raise UnavailableError("gone")
@@ -55,7 +57,7 @@ def test_unavailable_server_is_dialled_anew_and_others_keep_their_calls() -> Non
 
 
 def test_other_errors_keep_the_connection() -> None:
-    table = ConnectionTable(FakeClock())
+    table = ConnectionTable(ThreadDriver(SystemClock()), FakeClock())
     with table.use("127.0.0.1:1") as first:
         pass
     with pytest.raises(InternalError), table.use("127.0.0.1:1"):
@@ -66,7 +68,7 @@ def test_other_errors_keep_the_connection() -> None:
 
 
 def test_closed_table_refuses() -> None:
-    table = ConnectionTable(FakeClock())
+    table = ConnectionTable(ThreadDriver(SystemClock()), FakeClock())
     table.close()
     with pytest.raises(CancelledError), table.use("127.0.0.1:1"):
         pass

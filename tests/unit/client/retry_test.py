@@ -3,6 +3,8 @@ import random
 import grpc
 import pytest
 
+from saxml.client.driver import ThreadDriver
+from saxml.client.driver import run as finish
 from saxml.client.retry import ADMIN_CODES, SERVER_CODES, Backoff, Deadline, with_retry
 from saxml.common.errors import (
     DeadlineExceededError,
@@ -37,22 +39,28 @@ class Script:
         self.errors = list(errors)
         self.tries = 0
 
-    def __call__(self, target: None) -> str:
+    async def __call__(self, target: None) -> str:
         self.tries += 1
         if self.errors:
             raise self.errors.pop(0)
         return "done"
 
 
+async def anywhere() -> None:
+    return None
+
+
 def run(script: Script, codes: frozenset[grpc.StatusCode], timeout_s: float = 60) -> FakeClock:
     clock = FakeClock()
-    result = with_retry(
-        lambda: None,
-        script,
-        codes=codes,
-        deadline=Deadline(clock, timeout_s),
-        backoff=Backoff(random.Random(1)),
-        clock=clock,
+    result = finish(
+        with_retry(
+            anywhere,
+            script,
+            codes=codes,
+            deadline=Deadline(clock, timeout_s),
+            backoff=Backoff(random.Random(1)),
+            sleep=ThreadDriver(clock).sleep,
+        )
     )
     assert result == "done"
     return clock
@@ -89,31 +97,35 @@ def test_gives_up_before_the_deadline_with_the_last_error() -> None:
 def test_never_sleeps_past_the_deadline() -> None:
     clock = FakeClock()
     with pytest.raises(ResourceExhaustedError):
-        with_retry(
-            lambda: None,
-            Script(*[ResourceExhaustedError("full")] * 9999),
-            codes=SERVER_CODES,
-            deadline=Deadline(clock, 5),
-            backoff=Backoff(random.Random(2)),
-            clock=clock,
+        finish(
+            with_retry(
+                anywhere,
+                Script(*[ResourceExhaustedError("full")] * 9999),
+                codes=SERVER_CODES,
+                deadline=Deadline(clock, 5),
+                backoff=Backoff(random.Random(2)),
+                sleep=ThreadDriver(clock).sleep,
+            )
         )
     assert clock.now <= 105
 
 
 def test_error_of_choosing_is_final() -> None:
-    def choose() -> None:
+    async def choose() -> None:
         raise NotFoundError("not published")
 
     clock = FakeClock()
     script = Script()
     with pytest.raises(NotFoundError, match="not published"):
-        with_retry(
-            choose,
-            script,
-            codes=SERVER_CODES,
-            deadline=Deadline(clock, 5),
-            backoff=Backoff(random.Random(2)),
-            clock=clock,
+        finish(
+            with_retry(
+                choose,
+                script,
+                codes=SERVER_CODES,
+                deadline=Deadline(clock, 5),
+                backoff=Backoff(random.Random(2)),
+                sleep=ThreadDriver(clock).sleep,
+            )
         )
     assert script.tries == 0
     assert not clock.pauses

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-import saxml.client.sax as sax
+import sax
 from saxml.common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from saxml.proto import admin_pb2, lm_pb2
 from tests.unit.client.stubs import StubServer, chunk

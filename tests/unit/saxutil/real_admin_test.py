@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
-import saxml.client.sax as sax
+import sax
 from saxml.admin.manager import Periods
 from saxml.admin.server import AdminServer
 from saxml.client.admin_link import AdminLink
 from saxml.client.cells import create_cell
+from saxml.client.driver import ThreadDriver, run
 from saxml.client.rpc import Procedure
+from saxml.common.clock import SystemClock
 from saxml.common.errors import CancelledError, NotFoundError
 from saxml.common.names import parse_cell
 from saxml.proto import admin_pb2
@@ -62,8 +64,8 @@ class RealCell:
                 servable_model_paths=paths,
             ),
         )
-        link = AdminLink(str(self.root), CELL)
-        link.call(JOIN, request, 10)
+        link = AdminLink(str(self.root), CELL, ThreadDriver(SystemClock()))
+        run(link.call(JOIN, request, 10))
         link.close()
 
 
