@@ -7,6 +7,7 @@ import signal
 
 from absl import app, flags
 
+from saxml.admin.lease import DEFAULT_TTL_S
 from saxml.admin.server import AdminServer
 from saxml.common import log, names
 from saxml.common.errors import SaxError
@@ -26,13 +27,40 @@ _HTTP_HOST = flags.DEFINE_string(
     "The address that --http_port is bound on; 0.0.0.0 shows the page to everybody.",
 )
 
+_LEASE_TTL = flags.DEFINE_float(
+    "lease_ttl",
+    DEFAULT_TTL_S,
+    "Seconds after the leader's last sign of life when another admin server takes over.",
+    1.0,
+    300.0,
+)
+
 _logger = logging.getLogger(__name__)
 
 
 async def _serve(server: AdminServer) -> None:
+    """Serves until the first SIGTERM or SIGINT, hands over and ends; the second ends it now."""
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if told.is_set():
+            os._exit(0)
+        told.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        # What was acknowledged is in the store, so there is nothing to wait for.
-        asyncio.get_running_loop().add_signal_handler(number, os._exit, 0)
+        loop.add_signal_handler(number, on_signal)
+    serving = loop.create_task(_run(server))
+    waiting = loop.create_task(told.wait())
+    await asyncio.wait((serving, waiting), return_when=asyncio.FIRST_COMPLETED)
+    if not told.is_set():
+        await serving
+    # What was acknowledged is in the store: nothing but the lease is left to be written.
+    await server.hand_over()
+    os._exit(0)
+
+
+async def _run(server: AdminServer) -> None:
     await server.start()
     await server.serve()
 
@@ -51,7 +79,12 @@ def main(argv: list[str]) -> None:
     try:
         root = sax_root(_ROOT.value)
         server = AdminServer(
-            root, cell, _PORT.value, http_port=_HTTP_PORT.value, http_host=_HTTP_HOST.value
+            root,
+            cell,
+            _PORT.value,
+            http_port=_HTTP_PORT.value,
+            http_host=_HTTP_HOST.value,
+            lease_ttl_s=_LEASE_TTL.value,
         )
         asyncio.run(_serve(server))
     except SaxError as error:

@@ -1,11 +1,14 @@
-"""An admin server from start to stop, in the order that its log lines tell."""
+"""An admin server from start to stop: it stands by, leads, and stands by again.
+
+Taking over is: lease, location.proto, state.proto read and written, then answers. All of it is
+done anew for each term, with a fresh manager. The log tells it in that order.
+"""
 
 import asyncio
-import errno
+import functools
 import logging
 import os
 import secrets
-import socket
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -13,26 +16,33 @@ import grpc
 from google.protobuf import text_format
 from grpc_reflection.v1alpha import reflection
 
+from saxml.admin.election import Election, Tenure, TermOverError, lease_clock
+from saxml.admin.gate import Gate
 from saxml.admin.health import SERVICE_NAMES, AdminHealth
 from saxml.admin.http_server import HttpServer
+from saxml.admin.lease import DEFAULT_TTL_S, Lease
+from saxml.admin.listen import listen
 from saxml.admin.manager import Manager, Periods
 from saxml.admin.metrics import AdminMetrics
-from saxml.admin.service import AdminService, add_to_server
+from saxml.admin.modelet import Modelet
+from saxml.admin.service import AdminService
 from saxml.admin.standing import Standing
 from saxml.admin.state import StateFile
 from saxml.admin.status_page import StatusPages
 from saxml.common import net
-from saxml.common.aio_errors import AioStatusInterceptor
 from saxml.common.errors import FailedPreconditionError, SaxError, UnavailableError
-from saxml.common.metrics import AioRpcInterceptor
 from saxml.common.names import CellId
-from saxml.proto import admin_pb2
+from saxml.proto import admin_pb2, admin_pb2_grpc
+from saxml.storage.base import open_store
 from saxml.storage.cell import CellStore
 
 CONFIG_PERIOD_S = 5.0
 STORE_RETRY_S = 5.0
 # A standby whose sight of the lease is older counts as cut off.
 FRESH_S = 15.0
+# How long an admin server that cannot lead leaves that to others before it tries again.
+ABSTAIN_S = 10.0
+RESIGN_TIMEOUT_S = 3.0
 
 _logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -50,75 +60,49 @@ class AdminServer:
         http_port: int = 0,
         http_host: str = "localhost",
         periods: Periods | None = None,
+        lease_ttl_s: float = DEFAULT_TTL_S,
     ) -> None:
-        """port: 0 takes a free one. http_port, bound on http_host: 0 serves no status page."""
+        """port: 0 takes a free one. http_port, bound on http_host: 0 serves no status page.
+
+        lease_ttl_s: how long after the last sign of life of the leader another admin server takes
+        over.
+        """
+        self._root = root
         self._files = CellStore(root, cell)
         self._cell = cell
         self._http_port, self._http_host = http_port, http_host
         self._periods = periods or Periods()
+        self._lease_ttl_s = lease_ttl_s
         self._http: HttpServer | None = None
         self._server: grpc.aio.Server | None = None
+        self._election: Election | None = None
+        self._running: asyncio.Task[None] | None = None
         self._manager: Manager | None = None
-        self._address = ""
+        self._tenure: Tenure | None = None
+        self._config = admin_pb2.Config()
         self.metrics = AdminMetrics(self.standing, lambda: self._manager)
         self.port = port
+        self.address = ""
 
-    async def start(self) -> None:
-        """Takes the port, the configuration and the state, then serves.
+    @property
+    def manager(self) -> Manager | None:
+        """What decides while this process leads; None while it stands by."""
+        return self._manager
 
-        Waits for a store that is not available; SaxError for what a person must set right.
-        """
-        host = net.local_address()
-        server = self._listen()
-        address = self._address = net.join_host_port(host, self.port)
-        config = await _patiently(
-            "read the configuration", lambda: asyncio.to_thread(self._load_config)
-        )
-        _logger.info("Loaded config: %s", _text(config))
-        if config.admin_acl:
-            _logger.warning(
-                "Ignoring ACL: %s (access lists of cells are not checked)", config.admin_acl
-            )
-        manager = Manager(
-            self._cell,
-            StateFile(config.fs_root, self._cell),
-            periods=self._periods,
-            on_reconciled=self.metrics.reconciled,
-        )
-        await _patiently("read the state", manager.restore)
-        await _patiently(
-            "write the location", lambda: asyncio.to_thread(self._files.write_location, address)
-        )
-        _logger.info('SetAddr %s "%s"', self._files.location_path, address)
-        _logger.info("Updated config: %s", _text(config))
-        _logger.info("Loaded manager state")
-        _logger.info("Refreshing manager state every %gs", self._periods.refresh)
-        self._manager = manager
-        self._config = config
-        add_to_server(AdminService(manager, f"{address}_{secrets.token_hex(8)}"), server)
-        health = AdminHealth(server)
-        reflection.enable_server_reflection((*SERVICE_NAMES, reflection.SERVICE_NAME), server)
-        _logger.info("Starting the server on port %d", self.port)
-        await server.start()
-        self._server = server
-        await health.say(leading=True)
-        await self._start_http()
+    @property
+    def is_leader(self) -> bool:
+        """Whether this process leads the cell."""
+        return self._election is not None and self._election.tenure is not None
 
-    async def serve(self) -> None:
-        """Manages the cell until cancelled."""
-        assert self._manager is not None, "start() first"
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._manager.run())
-            tasks.create_task(self._watch_config())
+    @property
+    def term(self) -> int:
+        """The term that is known: the own one, or that of the leader; 0: none yet."""
+        return self._election.lease.floor if self._election is not None else 0
 
-    async def stop(self) -> None:
-        """Ends every call and frees the ports; nothing is unloaded or unpublished."""
-        if self._http is not None:
-            await self._http.stop()
-        if self._server is not None:
-            await self._server.stop(None)
-        if self._manager is not None:
-            await self._manager.close()
+    @property
+    def leader_address(self) -> str:
+        """Where the cell's leader is, as far as this process knows, or ""."""
+        return self._election.leader_address if self._election is not None else ""
 
     @property
     def http_port(self) -> int:
@@ -126,33 +110,152 @@ class AdminServer:
         return self._http.port if self._http is not None else 0
 
     def standing(self) -> Standing:
-        """What this server is to its cell now."""
+        """What this process is to its cell, for the pages and the metrics."""
+        if self._election is None:
+            return Standing()
+        lease = self._election.lease
         return Standing(
-            is_leader=self._manager is not None, leader_address=self._address, view_age_s=0.0
+            is_leader=self.is_leader,
+            term=lease.floor,
+            leader_address=self.leader_address,
+            renewals=lease.renewals,
+            failed_renewals=lease.failed_renewals,
+            view_age_s=lease_clock() - lease.seen_at,
+            waiting_for=self._election.waiting_for,
         )
 
-    def _listen(self) -> grpc.aio.Server:
-        _check_port(self.port)
-        server = grpc.aio.server(
-            interceptors=[AioRpcInterceptor(self.metrics.rpcs), AioStatusInterceptor()],
-            options=[
-                # Without this a second admin server could take the same port unnoticed.
-                ("grpc.so_reuseport", 0),
-                # Clients may check long polls often.
-                ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
-                ("grpc.keepalive_permit_without_calls", 1),
-                # All clients of a cell come back at once when an admin server is restarted.
-                ("grpc.server.max_pending_requests", 100_000),
-                ("grpc.server.max_pending_requests_hard_limit", 200_000),
-            ],
+    async def start(self) -> None:
+        """Takes the port and the configuration, then leads, or stands by, and serves.
+
+        Waits for a store that is not available; SaxError for what a person must set right.
+        """
+        host = net.local_address()
+        server, self.port = listen(self.port, self.metrics.rpcs)
+        self.address = net.join_host_port(host, self.port)
+        self._gate = Gate(self._cell, lambda: self.leader_address, self.address)
+        self._config = await _patiently(
+            "read the configuration", lambda: asyncio.to_thread(self._load_config)
         )
-        try:
-            self.port = server.add_insecure_port(
-                f"[::]:{self.port}" if socket.has_ipv6 else f"0.0.0.0:{self.port}"
+        _logger.info("Loaded config: %s", _text(self._config))
+        if self._config.admin_acl:
+            _logger.warning(
+                "Ignoring ACL: %s (access lists of cells are not checked)", self._config.admin_acl
             )
-        except RuntimeError as error:
-            raise FailedPreconditionError(f"cannot listen on port {self.port}: {error}") from error
-        return server
+        self._health = AdminHealth(server)
+        await self._stand_for_election()
+        admin_pb2_grpc.add_AdminServicer_to_server(self._gate, server)
+        reflection.enable_server_reflection((*SERVICE_NAMES, reflection.SERVICE_NAME), server)
+        _logger.info("Starting the server on port %d", self.port)
+        await server.start()
+        self._server = server
+        await self._start_http()
+
+    async def serve(self) -> None:
+        """Stands by or manages the cell until cancelled."""
+        assert self._running is not None, "start() first"
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_result_of(self._running))
+            tasks.create_task(self._lead_forever())
+            tasks.create_task(self._watch_config())
+
+    async def hand_over(self) -> None:
+        """Answers no more and gives the lease back, so that another admin server leads at once."""
+        if self._election is not None and self._running is not None:
+            self._gate.close()
+            if not self._running.done():
+                await self._election.resign(RESIGN_TIMEOUT_S)
+            self._running.cancel()
+            await asyncio.wait((self._running,))
+
+    async def stop(self) -> None:
+        """Hands over, ends every call and frees the ports; nothing is unloaded or unpublished."""
+        await self.hand_over()
+        if self._http is not None:
+            await self._http.stop()
+        if self._server is not None:
+            await self._server.stop(None)
+        await self._step_down()
+
+    async def _stand_for_election(self) -> None:
+        """Leads if nobody else does. SaxError, and the lease is free again, if it cannot."""
+        store = open_store(self._root, deadline_s=self._lease_ttl_s / 3)
+        ttl_s = self._lease_ttl_s
+        poll_s = min(store.poll_s, ttl_s / 4)
+        lease = Lease(self.address, secrets.token_hex(8), ttl_s, poll_s)
+        self._election = Election(store, self._files.lease_name, self._cell, lease)
+        self._running = asyncio.create_task(self._election.run())
+        settled = asyncio.ensure_future(self._election.settled())
+        await asyncio.wait((self._running, settled), return_when=asyncio.FIRST_COMPLETED)
+        if not settled.done():
+            settled.cancel()
+            await self._running  # which has failed
+        if (tenure := self._election.tenure) is None:
+            return
+        try:
+            await tenure.during(self._take_over(tenure))
+        except TermOverError:
+            await self._step_down()
+        except SaxError:
+            await self._election.resign(RESIGN_TIMEOUT_S)
+            raise
+
+    async def _lead_forever(self) -> None:
+        assert self._election is not None
+        while True:
+            tenure = await self._election.lead()
+            try:
+                await tenure.during(self._reign(tenure))
+            except TermOverError:
+                pass
+            except SaxError as error:
+                _logger.error(
+                    "Cannot lead %s: %s. Leaving it to other admin servers for %g s",
+                    self._cell.full,
+                    error,
+                    ABSTAIN_S,
+                )
+                await self._election.abstain(ABSTAIN_S)
+            finally:
+                await self._step_down()
+
+    async def _reign(self, tenure: Tenure) -> None:
+        if self._manager is None:
+            self._config = await _patiently(
+                "read the configuration", lambda: asyncio.to_thread(self._load_config)
+            )
+            await self._take_over(tenure)
+        assert self._manager is not None
+        await self._manager.run()
+
+    async def _take_over(self, tenure: Tenure) -> None:
+        await _patiently(
+            "write the location",
+            lambda: asyncio.to_thread(self._files.announce, self.address, tenure.check),
+        )
+        _logger.info('SetAddr %s "%s"', self._files.location_path, self.address)
+        _logger.info("Updated config: %s", _text(self._config))
+        manager = Manager(
+            self._cell,
+            StateFile(self._config.fs_root, self._cell, tenure),
+            periods=self._periods,
+            connect=functools.partial(Modelet, term=tenure),
+            on_reconciled=self.metrics.reconciled,
+        )
+        await _patiently("read the state", manager.restore)
+        _logger.info("Loaded manager state")
+        _logger.info("Refreshing manager state every %gs", self._periods.refresh)
+        tenure.check()
+        self._manager, self._tenure = manager, tenure
+        # A new name for each term: who watched a former one is told everything again.
+        self._gate.open(AdminService(manager, f"{self.address}_{secrets.token_hex(8)}"))
+        await self._health.say(leading=True)
+
+    async def _step_down(self) -> None:
+        manager, self._manager = self._manager, None
+        if manager is not None:
+            self._gate.close()
+            await self._health.say(leading=False)
+            await manager.close()
 
     def _load_config(self) -> admin_pb2.Config:
         try:
@@ -170,6 +273,7 @@ class AdminServer:
     async def _watch_config(self) -> None:
         while True:
             await asyncio.sleep(CONFIG_PERIOD_S)
+            await self._heal_location()
             try:
                 config = await asyncio.to_thread(self._files.read_config)
             except SaxError as error:
@@ -179,13 +283,27 @@ class AdminServer:
                 continue
             _logger.info("Updated config: %s", _text(config))
             if config.fs_root != self._config.fs_root:
-                _logger.warning("The new fs_root is used after a restart of this admin server")
+                _logger.warning("The new fs_root is used by the next term of an admin server")
             self._config = config
+
+    async def _heal_location(self) -> None:
+        """Sets location.proto right where somebody else has written it."""
+        tenure = self._tenure
+        if self._manager is None or tenure is None:
+            return
+        try:
+            if await asyncio.to_thread(self._files.announce, self.address, tenure.check):
+                _logger.warning(
+                    "%s named another admin server; it names this one again, which has the lease",
+                    self._files.location_path,
+                )
+        except SaxError as error:
+            _logger.warning("Cannot check the location: %s", error)
 
     async def _start_http(self) -> None:
         if not self._http_port:
             return
-        pages = StatusPages(self._cell, self._address, self.standing, lambda: self._manager)
+        pages = StatusPages(self._cell, self.address, self.standing, lambda: self._manager)
         http = HttpServer(pages, self.metrics, self.standing, fresh_s=FRESH_S)
         try:
             await http.start(self._http_host, self._http_port)
@@ -210,20 +328,12 @@ async def _patiently(what: str, call: Callable[[], Awaitable[_T]]) -> _T:
             await asyncio.sleep(STORE_RETRY_S)
 
 
-def _check_port(port: int) -> None:
-    """Says clearly what gRPC says in many words: that the port is taken or forbidden."""
-    family = socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError as error:
-            reason = os.strerror(error.errno or errno.EIO).lower()
-            raise FailedPreconditionError(
-                f"net.Listen on port {port} error: listen tcp :{port}: bind: {reason}; "
-                "pass another --port or end the program that has it"
-            ) from error
-
-
 def _text(config: admin_pb2.Config) -> str:
     return text_format.MessageToString(config).rstrip("\n")
+
+
+async def _result_of(task: asyncio.Task[None]) -> None:
+    """Fails when the task does, and leaves it alone otherwise."""
+    await asyncio.wait((task,))
+    if not task.cancelled():
+        task.result()

@@ -40,6 +40,10 @@ class Store(Protocol):
     def root(self) -> str:
         """The root as it is shown to users; a bucket is /gcs/bucket/prefix."""
 
+    @property
+    def poll_s(self) -> float:
+        """How often to look whether an object has changed, when that is urgent but for ever."""
+
     def read(self, name: str) -> Stored | None:
         """The object, or None where there is none."""
 
@@ -60,8 +64,11 @@ class Store(Protocol):
         """Makes a directory, with its parents; no error if it is there."""
 
 
-def open_store(root: str) -> Store:
+def open_store(root: str, *, deadline_s: float | None = None) -> Store:
     """The store at `root`: a folder, gs://bucket/prefix (or /gcs/bucket/prefix), or mem://name.
+
+    deadline_s: after which a call to a bucket that does not succeed fails with UnavailableError;
+    default 30.
 
     mem://name is kept by this process alone, for tests. A folder may be missing: make_dir("")
     creates it. Nothing is contacted before the first read or write.
@@ -72,7 +79,9 @@ def open_store(root: str) -> Store:
         bucket, _, prefix = root.removeprefix("gs://").removeprefix("/gcs/").partition("/")
         if not bucket:
             raise InvalidArgumentError(f"{quote(root)} names no bucket; write gs://bucket/prefix")
-        return gcs.GcsStore(bucket, prefix.strip("/"))
+        if deadline_s is None:
+            return gcs.GcsStore(bucket, prefix.strip("/"))
+        return gcs.GcsStore(bucket, prefix.strip("/"), total_timeout_s=deadline_s)
     if root.startswith("mem://"):
         from saxml.storage import memory
 

@@ -5,6 +5,7 @@ cell.admin_address()        # "192.0.2.2:10000"
 """
 
 import os
+from collections.abc import Callable
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -12,10 +13,11 @@ from google.protobuf.message import DecodeError, Message
 from saxml.common.errors import FailedPreconditionError
 from saxml.common.names import CellId, quote
 from saxml.proto import admin_pb2
-from saxml.storage.base import Store, open_store
+from saxml.storage.base import ConflictError, Store, open_store
 
 CONFIG_NAME = "config.proto"
 LOCATION_NAME = "location.proto"
+LEASE_NAME = "lease.json"
 # What `saxutil create` writes into location.proto.
 NO_ADMIN_YET = "No admin server has been started for this Sax cell."
 
@@ -50,6 +52,11 @@ class CellStore:
         """Where location.proto lies, for messages."""
         return f"{self.path}/{LOCATION_NAME}"
 
+    @property
+    def lease_name(self) -> str:
+        """The name in the store of the object by which admin servers elect their leader."""
+        return f"{self._dir}/{LEASE_NAME}"
+
     def exists(self) -> bool:
         """Whether the cell was created."""
         return self.store.exists_dir(self._dir)
@@ -82,6 +89,25 @@ class CellStore:
     def write_location(self, address: str, *, if_generation: int | None = None) -> int:
         """Says that the admin server listens at `address`; see Store.write."""
         return self._write(LOCATION_NAME, admin_pb2.Location(location=address), if_generation)
+
+    def announce(self, address: str, check: Callable[[], None]) -> bool:
+        """Makes location.proto name `address`; gives whether it had to be written.
+
+        `check` raises when the caller does not lead any more. It is called between reading the
+        file and the write that depends on what was read: whoever leads afterwards writes the file
+        after that, and a write of ours that is late by then is refused.
+        """
+        while True:
+            stored = self.store.read(f"{self._dir}/{LOCATION_NAME}")
+            check()
+            data = admin_pb2.Location(location=address).SerializeToString(deterministic=True)
+            if stored is not None and stored.data == data:
+                return False
+            try:
+                self.write_location(address, if_generation=stored.generation if stored else 0)
+            except ConflictError:
+                continue
+            return True
 
     def admin_address(self) -> str:
         """Where the cell's admin server listens.

@@ -22,6 +22,8 @@ LOCK_NAME = ".sax_lock"
 class FolderStore:
     """A Store below `root`, an absolute path."""
 
+    poll_s = 0.25
+
     def __init__(self, root: str) -> None:
         self.root = root
 

@@ -1,11 +1,49 @@
-"""A store in this process's memory, with the same rules as a bucket; for tests."""
+"""A store in this process's memory, with the same rules as a bucket; for tests.
 
+It can be made to fail as buckets do:
+
+    def injector(call: str, name: str) -> Fault | None: ...     # "read" or "write"
+    store = MemoryStore(injector=injector)
+    store.deliver()                                             # writes that are late arrive now
+"""
+
+import enum
 import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
+from saxml.common.errors import UnavailableError
 from saxml.storage.base import ConflictError, Stored, check_name
 
 _shared: dict[str, "MemoryStore"] = {}
 _shared_lock = threading.Lock()
+
+
+class FaultKind(enum.Enum):
+    """What goes wrong with a call."""
+
+    # Nothing but time passes.
+    DELAY = enum.auto()
+    # UnavailableError, and nothing is done.
+    ERROR = enum.auto()
+    # UnavailableError, although it is done.
+    LOST_REPLY = enum.auto()
+    # A write: UnavailableError, and it is done at the next deliver() if its condition holds then.
+    LATE = enum.auto()
+    # A read: what was there before the last write.
+    STALE = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault of one call."""
+
+    kind: FaultKind
+    delay_s: float = 0.0
+
+
+Injector = Callable[[str, str], Fault | None]
 
 
 def shared(name: str) -> "MemoryStore":
@@ -17,32 +55,57 @@ def shared(name: str) -> "MemoryStore":
 class MemoryStore:
     """A Store that forgets everything with the process."""
 
-    def __init__(self, root: str = "mem://") -> None:
+    poll_s = 0.05
+
+    def __init__(
+        self,
+        root: str = "mem://",
+        *,
+        injector: Injector | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """injector: asked before each read and write. sleep: how delays are spent."""
         self.root = root
+        self.injector = injector
+        self._sleep = sleep
         self._lock = threading.Lock()
         self._objects: dict[str, Stored] = {}
+        self._before: dict[str, Stored | None] = {}
+        self._late: list[tuple[str, bytes, int | None]] = []
         self._dirs: set[str] = set()
         self._last_generation = 0
 
     def read(self, name: str) -> Stored | None:
         """The object, or None where there is none."""
         check_name(name)
+        fault = self._fault("read", name)
         with self._lock:
+            if fault is FaultKind.STALE and name in self._before:
+                return self._before[name]
             return self._objects.get(name)
 
     def write(self, name: str, data: bytes, *, if_generation: int | None = None) -> int:
         """Replaces the object; see Store.write."""
         check_name(name)
+        fault = self._fault("write", name)
+        if fault is FaultKind.LATE:
+            with self._lock:
+                self._late.append((name, data, if_generation))
+            raise UnavailableError(f"{self.root}/{name}: no answer to a write")
+        generation = self._commit(name, data, if_generation)
+        if fault is FaultKind.LOST_REPLY:
+            raise UnavailableError(f"{self.root}/{name}: the reply to a write was lost")
+        return generation
+
+    def deliver(self) -> None:
+        """Does the writes that are late."""
         with self._lock:
-            stored = self._objects.get(name)
-            current = stored.generation if stored else 0
-            if if_generation is not None and if_generation != current:
-                raise ConflictError(
-                    f"{self.root}/{name} is at generation {current}, not {if_generation}"
-                )
-            self._last_generation += 1
-            self._objects[name] = Stored(bytes(data), self._last_generation)
-            return self._last_generation
+            late, self._late = self._late, []
+        for name, data, if_generation in late:
+            try:
+                self._commit(name, data, if_generation)
+            except ConflictError:
+                continue
 
     def list(self, prefix: str) -> list[str]:
         """Names directly below a directory; see Store.list."""
@@ -65,3 +128,28 @@ class MemoryStore:
         parts = name.strip("/").split("/")
         with self._lock:
             self._dirs.update("/".join(parts[: i + 1]) for i in range(len(parts)) if parts[i])
+
+    def _fault(self, call: str, name: str) -> FaultKind | None:
+        fault = self.injector(call, name) if self.injector is not None else None
+        if fault is None:
+            return None
+        if fault.delay_s:
+            self._sleep(fault.delay_s)
+        kind = fault.kind
+        lost = kind is FaultKind.LOST_REPLY and call == "read"
+        if kind is FaultKind.ERROR or lost:
+            raise UnavailableError(f"cannot {call} {self.root}/{name}: out of reach")
+        return kind
+
+    def _commit(self, name: str, data: bytes, if_generation: int | None) -> int:
+        with self._lock:
+            stored = self._objects.get(name)
+            current = stored.generation if stored else 0
+            if if_generation is not None and if_generation != current:
+                raise ConflictError(
+                    f"{self.root}/{name} is at generation {current}, not {if_generation}"
+                )
+            self._last_generation += 1
+            self._before[name] = stored
+            self._objects[name] = Stored(bytes(data), self._last_generation)
+            return self._last_generation

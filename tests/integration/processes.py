@@ -78,6 +78,10 @@ class Process:
         """SIGINT, as from Ctrl-C."""
         self._process.send_signal(signal.SIGINT)
 
+    def send_signal(self, number: signal.Signals) -> None:
+        """Any signal, such as SIGSTOP."""
+        self._process.send_signal(number)
+
     def kill(self) -> None:
         """SIGKILL, and waits for the end."""
         self._process.kill()
