@@ -71,7 +71,7 @@ def updates(
         if (h.held.stale or h.held.unsure)
         and not h.held.updating
         and not h.server.closed
-        and (h.held.unsure or room(h.server.address))
+        and (h.held.unsure or (room(h.server.address) and not model.on_hold))
     ]
     for home in sorted(candidates, key=lambda h: (h.held.ready, h.server.address)):
         if left <= 0:

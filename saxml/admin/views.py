@@ -18,8 +18,13 @@ def _selected(manager: Manager, model_id: ModelId | None) -> list[Published]:
 def list_models(manager: Manager, model_id: ModelId | None) -> admin_pb2.ListResponse:
     """One model or all of them, by name, with the servers that hold them."""
     response = admin_pb2.ListResponse()
+    all_homes: dict[str, list[JoinedServer]] = {}
+    for server in manager.servers.values():
+        for model, entry in server.entries.items():
+            if entry.wanted:
+                all_homes.setdefault(model, []).append(server)
     for published in _selected(manager, model_id):
-        homes = manager.homes(published)
+        homes = all_homes.get(published.proto.model_id, [])
         item = response.published_models.add()
         item.model.CopyFrom(published.proto)
         item.model.ClearField("uuid")

@@ -6,36 +6,17 @@ the waiting is shorter, because this one acts at once instead of at its next rou
 
 import pathlib
 import threading
-from collections.abc import Iterator
 
 import grpc
 import pytest
 
-from saxml.common.errors import InternalError, InvalidArgumentError, UnavailableError
 from saxml.proto import admin_pb2, common_pb2, modelet_pb2
 from tests.integration import admin_cell
 from tests.integration.admin_cell import RunningAdmin
+from tests.integration.admin_fixtures import admin, root, stubs
 from tests.integration.stub_modelet import StubModelet, until
 
-
-@pytest.fixture
-def root(tmp_path: pathlib.Path) -> str:
-    admin_cell.create_cell(str(tmp_path / "root"), str(tmp_path / "fs"))
-    return str(tmp_path / "root")
-
-
-@pytest.fixture
-def admin(root: str) -> Iterator[RunningAdmin]:
-    with admin_cell.running(root) as running:
-        yield running
-
-
-@pytest.fixture
-def stubs() -> Iterator[list[StubModelet]]:
-    started: list[StubModelet] = [StubModelet(), StubModelet()]
-    yield started
-    for stub in started:
-        stub.stop()
+__all__ = ["admin", "root", "stubs"]
 
 
 def test_a_model_lives_and_moves(admin: RunningAdmin, stubs: list[StubModelet]) -> None:
@@ -319,84 +300,6 @@ def test_a_restarted_admin_server_loads_what_nobody_brings_back(
     with admin_cell.running(root) as admin:
         admin.join(stubs[0].join_request())
         admin.wait_for_ready(1)
-
-
-def test_a_failed_load_moves_on_and_says_why(admin: RunningAdmin, stubs: list[StubModelet]) -> None:
-    one, two = sorted(stubs, key=lambda s: s.address)
-    one.load_errors["/sax/test/lm"] = InternalError("Loading error: no memory")
-    admin.join(one.join_request())
-    admin.join(two.join_request())
-    admin.publish()
-    admin.wait_for_ready(1)
-    one.wait_for_calls("Load", "Unload")
-    assert admin.homes() == [two.address]
-    answer = admin.watch(0).result
-    assert answer.changelog[-1].addition == two.address
-
-
-def test_a_model_that_fails_everywhere_is_not_tried_in_circles(
-    admin: RunningAdmin, stubs: list[StubModelet]
-) -> None:
-    for stub in stubs:
-        stub.load_errors["/sax/test/lm"] = InvalidArgumentError("no such checkpoint")
-        admin.join(stub.join_request())
-    admin.publish()
-    for stub in stubs:
-        stub.wait_for_calls("Load", "Unload")
-    assert admin.homes() == []
-    # Whoever changes the model need not wait.
-    for stub in stubs:
-        stub.load_errors.clear()
-    admin.update(checkpoint_path="/right")
-    admin.wait_for_ready(1)
-    loads = sorted(len(stub.names()) for stub in stubs)
-    assert loads == [2, 3]
-
-
-def test_a_failure_that_only_a_report_tells_counts_as_well(
-    admin: RunningAdmin, stubs: list[StubModelet]
-) -> None:
-    one, two = sorted(stubs, key=lambda s: s.address)
-    admin.join(one.join_request())
-    admin.join(two.join_request())
-    admin.publish()
-    admin.wait_for_ready(1)
-    one.models["/sax/test/lm"] = common_pb2.FAILED
-    until(lambda: admin.homes() == [two.address])
-    one.wait_for_calls("Load", "Unload")
-
-
-def test_an_unload_that_fails_is_tried_again_and_another_server_is_used_meanwhile(
-    admin: RunningAdmin, stubs: list[StubModelet]
-) -> None:
-    one, two = sorted(stubs, key=lambda s: s.address)
-    one.unload_errors["/sax/test/lm"] = UnavailableError("keeps it")
-    admin.join(one.join_request())
-    admin.join(two.join_request())
-    admin.publish()
-    admin.wait_for_ready(1)
-    admin.unpublish()
-    one.wait_for_calls("Load", "Unload")
-
-    def published() -> bool:
-        try:
-            admin.publish()
-        except grpc.RpcError:
-            return False
-        return True
-
-    until(published)
-    admin.wait_for_ready(1)
-    assert admin.homes() == [two.address]
-
-
-def test_two_models_share_the_only_server(admin: RunningAdmin, stubs: list[StubModelet]) -> None:
-    one = stubs[0]
-    admin.join(one.join_request())
-    admin.publish("/sax/test/a", overrides={"ram": "30"})
-    admin.publish("/sax/test/b", overrides={"ram": "30"})
-    one.wait_for_calls("Load", "Load")
-    until(lambda: len(one.models) == 2)
 
 
 def test_a_second_writer_of_the_state_is_noticed(

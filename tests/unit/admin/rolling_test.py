@@ -63,6 +63,11 @@ def test_the_last_replica_that_serves_waits_for_another() -> None:
     assert _told(plan(silent, [_model(2)])) == ([], [], [], [])
 
 
+def test_nothing_is_updated_in_place_before_it_may_be_placed_elsewhere() -> None:
+    wait = _model(1, on_hold="the size of its checkpoint is being read")
+    assert _told(plan(_cell(OLD, None), [wait])) == ([], [], [], [])
+
+
 def test_large_models_roll_by_a_quarter() -> None:
     assert len(plan(_cell(*[OLD] * 8), [_model(8)]).updates) == 2
     assert len(plan(_cell(*[OLD] * 8, None, None, None), [_model(8)]).surges) == 2
