@@ -33,12 +33,14 @@ class AioStatusInterceptor(_Interceptor):
 
         async def unary(request: Any, context: Any) -> Any:
             try:
+                errors.check_read(request)
                 return await handler.unary_unary(request, context)
             except Exception as error:
                 await _abort(method, error, context)
 
         async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
             try:
+                errors.check_read(request)
                 async for response in handler.unary_stream(request, context):
                     yield response
             except Exception as error:
@@ -46,12 +48,13 @@ class AioStatusInterceptor(_Interceptor):
 
         async def writing(request: Any, context: Any) -> None:
             try:
+                errors.check_read(request)
                 await handler.unary_stream(request, context)
             except Exception as error:
                 await _abort(method, error, context)
 
         codecs = {
-            "request_deserializer": handler.request_deserializer,
+            "request_deserializer": errors.reader(handler.request_deserializer),
             "response_serializer": handler.response_serializer,
         }
         if handler.response_streaming:

@@ -6,6 +6,7 @@ server = grpc.server(pool, interceptors=[StatusInterceptor()])
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import grpc
@@ -155,6 +156,7 @@ class StatusInterceptor(_Interceptor):
         def unary(behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
             def call(request: Any, context: grpc.ServicerContext) -> Any:
                 try:
+                    check_read(request)
                     return behaviour(request, context)
                 except Exception as error:
                     self._abort(method, error, context)
@@ -164,6 +166,7 @@ class StatusInterceptor(_Interceptor):
         def stream(behaviour: Callable[[Any, Any], Iterator[Any]]) -> Callable[[Any, Any], Any]:
             def call(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
                 try:
+                    check_read(request)
                     yield from behaviour(request, context)
                 except Exception as error:
                     self._abort(method, error, context)
@@ -176,7 +179,7 @@ class StatusInterceptor(_Interceptor):
         )
         return getattr(grpc, kind + "_rpc_method_handler")(
             wrap(getattr(handler, kind)),
-            request_deserializer=handler.request_deserializer,
+            request_deserializer=reader(handler.request_deserializer),
             response_serializer=handler.response_serializer,
         )
 
@@ -187,6 +190,31 @@ class StatusInterceptor(_Interceptor):
             _logger.exception("%s failed", method)
         status = to_status(error)
         context.abort(status.code, str(status))
+
+
+@dataclass(frozen=True, slots=True)
+class _Unreadable:
+    """Stands for a request whose bytes are no message of its type."""
+
+    reason: str
+
+
+def reader(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+    """`deserialize`, but for giving what check_read() refuses where gRPC would say INTERNAL."""
+
+    def read(data: bytes) -> Any:
+        try:
+            return data if deserialize is None else deserialize(data)
+        except Exception as error:
+            return _Unreadable(str(error))
+
+    return read
+
+
+def check_read(request: Any) -> None:
+    """Raises InvalidArgumentError for a request that reader() could not read."""
+    if isinstance(request, _Unreadable):
+        raise InvalidArgumentError(f"the request cannot be read: {request.reason}")
 
 
 def to_status(error: Exception) -> SaxError:

@@ -100,6 +100,25 @@ def test_an_async_server_counts_by_method_and_code() -> None:
     assert _count(registry, "CANCELLED", "grpc.health.v1.Health/Watch") == 1
 
 
+def test_bytes_that_are_no_message_are_an_invalid_argument() -> None:
+    registry = CollectorRegistry()
+    server = grpc.server(
+        futures.ThreadPoolExecutor(2),
+        interceptors=[RpcInterceptor(RpcMetrics(registry)), StatusInterceptor()],
+    )
+    admin_pb2_grpc.add_AdminServicer_to_server(_Service(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call: Any = channel.unary_unary(f"/{_LIST}", None, None)
+        with pytest.raises(grpc.RpcError) as error:
+            call(b"\xff\xff", timeout=10)
+        assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert (error.value.details() or "").startswith("the request cannot be read: ")
+    server.stop(1.0).wait()
+    assert _count(registry, "INVALID_ARGUMENT") == 1
+
+
 def test_callers_cannot_make_up_methods() -> None:
     registry = CollectorRegistry()
     server = grpc.server(
