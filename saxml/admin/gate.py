@@ -21,11 +21,12 @@ class Gate(admin_pb2_grpc.AdminServicer):
         self._leader = leader
         self._address = address
         self._service: admin_pb2_grpc.AdminServicer | None = None
+        self._check: Callable[[], None] = lambda: None
         self._calls: set[asyncio.Task[Any]] = set()
 
-    def open(self, service: admin_pb2_grpc.AdminServicer) -> None:
-        """Calls are answered by `service` from now on."""
-        self._service = service
+    def open(self, service: admin_pb2_grpc.AdminServicer, check: Callable[[], None]) -> None:
+        """Calls are answered by `service` from now on, as long as check() does not raise."""
+        self._service, self._check = service, check
 
     def close(self) -> None:
         """Calls are turned away from now on, those under way with UNAVAILABLE."""
@@ -38,6 +39,8 @@ class Gate(admin_pb2_grpc.AdminServicer):
         service = self._service
         if service is None:
             raise self._refusal()
+        # After a long sleep a call may come in before anybody notices that the term is over.
+        self._check()
         call = asyncio.ensure_future(getattr(service, method)(request, context))
         self._calls.add(call)
         try:

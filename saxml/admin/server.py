@@ -33,11 +33,11 @@ from saxml.common import net
 from saxml.common.errors import FailedPreconditionError, SaxError, UnavailableError
 from saxml.common.names import CellId
 from saxml.proto import admin_pb2, admin_pb2_grpc
-from saxml.storage.base import open_store
+from saxml.storage.base import ConflictError, open_store
 from saxml.storage.cell import CellStore
 
 CONFIG_PERIOD_S = 5.0
-STORE_RETRY_S = 5.0
+STORE_RETRY_S = 2.0
 # A standby whose sight of the lease is older counts as cut off.
 FRESH_S = 15.0
 # How long an admin server that cannot lead leaves that to others before it tries again.
@@ -247,7 +247,8 @@ class AdminServer:
         tenure.check()
         self._manager, self._tenure = manager, tenure
         # A new name for each term: who watched a former one is told everything again.
-        self._gate.open(AdminService(manager, f"{self.address}_{secrets.token_hex(8)}"))
+        service = AdminService(manager, f"{self.address}_{secrets.token_hex(8)}")
+        self._gate.open(service, tenure.check)
         await self._health.say(leading=True)
 
     async def _step_down(self) -> None:
@@ -323,6 +324,9 @@ async def _patiently(what: str, call: Callable[[], Awaitable[_T]]) -> _T:
     while True:
         try:
             return await call()
+        except ConflictError as error:
+            # Somebody else was faster, or an earlier attempt had arrived: look again.
+            _logger.info("Reading again: %s", error)
         except UnavailableError as error:
             _logger.warning("Waiting to %s: %s; trying again in %g s", what, error, STORE_RETRY_S)
             await asyncio.sleep(STORE_RETRY_S)

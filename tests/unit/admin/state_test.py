@@ -1,7 +1,7 @@
 import pytest
 
-from saxml.admin.state import StateFile
-from saxml.common.errors import FailedPreconditionError
+from saxml.admin.state import LaterTermError, StateFile
+from saxml.common.errors import FailedPreconditionError, UnavailableError
 from saxml.common.names import CellId
 from saxml.proto import admin_pb2
 from saxml.storage.base import ConflictError, open_store
@@ -58,3 +58,72 @@ def test_a_file_that_cannot_be_understood_is_left_alone() -> None:
     store.write("sax/test/state.proto", admin_pb2.State(models=[stray]).SerializeToString())
     with pytest.raises(FailedPreconditionError, match="holds a model that cannot be in this cell"):
         StateFile("mem://state-bad", CELL).load()
+
+
+class Tenure:
+    """A term as the state file sees it."""
+
+    def __init__(self, term: int, server_id: str = "me") -> None:
+        self.term, self.server_id = term, server_id
+        self.is_over = False
+        self.outgrown = 0
+
+    def check(self) -> None:
+        if self.is_over:
+            raise UnavailableError("over")
+
+    def outgrow(self, term: int) -> None:
+        self.outgrown = term
+
+
+def test_the_term_lies_behind_what_other_programs_read() -> None:
+    plain, termed = StateFile("mem://s-plain", CELL), StateFile("mem://s-term", CELL, Tenure(3))
+    for file in (plain, termed):
+        file.load()
+        file.save([LM])
+    stored = [open_store(f"mem://s-{n}").read("sax/test/state.proto") for n in ("plain", "term")]
+    assert stored[0] is not None
+    assert stored[1] is not None
+    assert stored[1].data.startswith(stored[0].data)
+    assert list(admin_pb2.State.FromString(stored[1].data).models) == [LM]
+    assert StateFile("mem://s-term", CELL).load() == [LM]
+
+
+def test_an_earlier_term_does_not_follow_a_later_one() -> None:
+    earlier, later = Tenure(3), Tenure(4)
+    one = StateFile("mem://s-late", CELL, earlier)
+    one.load()
+    one.save([])
+    two = StateFile("mem://s-late", CELL, later)
+    assert two.load() == []
+    two.save([LM])
+    with pytest.raises(ConflictError):
+        one.save([])
+    with pytest.raises(LaterTermError, match="was written for term 4, which comes after term 3"):
+        one.load()
+    assert earlier.outgrown == 4
+    # It is refused for ever, whatever it has read.
+    with pytest.raises(ConflictError):
+        one.save([])
+    assert two.load() == [LM]
+
+
+def test_a_term_belongs_to_one_process() -> None:
+    one, two = Tenure(3, "one"), Tenure(3, "two")
+    file = StateFile("mem://s-same", CELL, one)
+    file.load()
+    file.save([LM])
+    assert file.load() == [LM]
+    with pytest.raises(LaterTermError):
+        StateFile("mem://s-same", CELL, two).load()
+    assert two.outgrown == 3
+
+
+def test_nothing_is_written_for_a_term_that_is_over() -> None:
+    tenure = Tenure(3)
+    file = StateFile("mem://s-over", CELL, tenure)
+    file.load()
+    tenure.is_over = True
+    with pytest.raises(UnavailableError, match="over"):
+        file.save([LM])
+    assert open_store("mem://s-over").read("sax/test/state.proto") is None

@@ -1,6 +1,6 @@
 import pytest
 
-from saxml.common.errors import FailedPreconditionError
+from saxml.common.errors import FailedPreconditionError, UnavailableError
 from saxml.common.names import CellId
 from saxml.proto import admin_pb2
 from saxml.storage.base import open_store
@@ -56,3 +56,37 @@ def test_the_root_comes_from_the_flag_or_the_environment(monkeypatch: pytest.Mon
     monkeypatch.delenv("SAX_ROOT")
     with pytest.raises(FailedPreconditionError, match="pass --sax_root or set SAX_ROOT"):
         sax_root(None)
+
+
+def test_only_the_leader_announces_itself() -> None:
+    files = CellStore("mem://announce", CellId("test"))
+    leads = True
+
+    def check() -> None:
+        if not leads:
+            raise UnavailableError("over")
+
+    assert files.announce("192.0.2.1:1", check)
+    assert not files.announce("192.0.2.1:1", check)
+    leads = False
+    with pytest.raises(UnavailableError):
+        files.announce("192.0.2.2:1", check)
+    assert files.read_location() == "192.0.2.1:1"
+
+
+def test_an_announcement_that_is_late_is_refused() -> None:
+    files = CellStore("mem://late", CellId("test"))
+    calls = 0
+
+    def check() -> None:
+        """The first call: while it passes, another admin server takes over."""
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            files.write_location("192.0.2.9:1")
+        else:
+            raise UnavailableError("over")
+
+    with pytest.raises(UnavailableError):
+        files.announce("192.0.2.1:1", check)
+    assert files.read_location() == "192.0.2.9:1"
