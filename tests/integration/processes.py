@@ -82,6 +82,14 @@ class Process:
         """Any signal, such as SIGSTOP."""
         self._process.send_signal(number)
 
+    def pause(self) -> None:
+        """SIGSTOP: it neither runs nor ends until resume()."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        self._process.send_signal(signal.SIGCONT)
+
     def kill(self) -> None:
         """SIGKILL, and waits for the end."""
         self._process.kill()
