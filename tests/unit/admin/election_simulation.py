@@ -67,6 +67,7 @@ class UnconditionalStore:
         self.root, self.poll_s = store.root, store.poll_s
         self.read, self.list = store.read, store.list
         self.exists_dir, self.make_dir = store.exists_dir, store.make_dir
+        self.remove_dir = store.remove_dir
 
     def write(self, name: str, data: bytes, *, if_generation: int | None = None) -> int:
         """See Store.write; the condition is dropped."""
