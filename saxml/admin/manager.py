@@ -141,8 +141,11 @@ class Manager:
         """See members.Listener."""
         for model in report.models:
             self._adopt(server, model)
+        # Clients hear of it at once. All servers of a cell join a new leader together: what they
+        # shall do is decided once for many of them.
+        self._sync_watchers()
         self._ring(server.entries)
-        self.reconcile()
+        self._wake()
 
     def on_report(self, server: JoinedServer, merged: Merged) -> None:
         """See members.Listener."""
