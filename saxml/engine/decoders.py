@@ -27,10 +27,13 @@ class Continue:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """One generated sequence, the stop token included, and its score (higher is better)."""
+    """One generated sequence, the stop token included, and its score (higher is better). Nobody
+    writes into its tokens."""
 
     tokens: Ints
     score: float
+    # Whether it is known that no more tokens will come.
+    ended: bool = False
 
 
 class Decoder(Protocol):
@@ -51,26 +54,21 @@ class Decoder(Protocol):
 class SampleDecoder:
     """num_samples independent samples (one and temperature 0: greedy decoding).
 
-    A sample ends with a stop token or at max_steps tokens. Its score is the sum of log p of its
-    tokens, untempered.
+    A sample ends with a stop token, at max_steps tokens, or when it is told to. Its score is the
+    sum of log p of its tokens, untempered.
     """
 
     fork_at_start = True
 
-    def __init__(
-        self,
-        *,
-        num_samples: int,
-        max_steps: int,
-        stop_ids: tuple[int, ...],
-        sort: bool,
-    ) -> None:
+    def __init__(self, *, num_samples: int, max_steps: int, stop_ids: tuple[int, ...]) -> None:
         self.width = num_samples
         self.max_new_tokens = max_steps
         self._stop_ids = frozenset(stop_ids)
-        self._sort = sort
         self._alive = list(range(num_samples))  # the sample that each sequence belongs to
-        self._tokens: list[list[int]] = [[] for _ in range(num_samples)]
+        self._ended: set[int] = set()  # those that were told to end
+        # Results are views of this: what they show never changes.
+        self._tokens = np.zeros((num_samples, max_steps), np.int32)
+        self._lengths = [0] * num_samples
         self._scores = [0.0] * num_samples
         self._started = False
 
@@ -80,10 +78,13 @@ class SampleDecoder:
         for index, (seq, row) in enumerate(zip(seqs.tolist(), rows, strict=True)):
             # At the prompt's end all entries are of sequence 0, in the order of the samples.
             sample = self._alive[seq if self._started else index]
+            if sample in self._ended:
+                continue
             token = int(row[ResultColumns.TOKEN])
-            self._tokens[sample].append(token)
+            self._tokens[sample, self._lengths[sample]] = token
+            self._lengths[sample] += 1
             self._scores[sample] += float(row[ResultColumns.LOGP])
-            if token not in self._stop_ids and len(self._tokens[sample]) < self.max_new_tokens:
+            if token not in self._stop_ids and self._lengths[sample] < self.max_new_tokens:
                 parents.append(seq)
                 tokens.append(token)
                 alive.append(sample)
@@ -93,13 +94,18 @@ class SampleDecoder:
             return None
         return Continue(np.array(parents, np.int32), np.array(tokens, np.int32))
 
+    def end(self, sample: int) -> bool:
+        """Ends a sample with the tokens it has; True if none is left that goes on."""
+        self._ended.add(sample)
+        return self._ended.issuperset(self._alive)
+
     def results(self) -> list[Hypothesis]:
-        """The samples, best first if sorted."""
-        found = [
-            Hypothesis(np.array(tokens, np.int32), score)
-            for tokens, score in zip(self._tokens, self._scores, strict=True)
+        """The samples in their places."""
+        going_on = set(self._alive) - self._ended
+        return [
+            Hypothesis(self._tokens[sample, :length], score, sample not in going_on)
+            for sample, (length, score) in enumerate(zip(self._lengths, self._scores, strict=True))
         ]
-        return sorted(found, key=lambda h: -h.score) if self._sort else found
 
 
 class ScoreDecoder:

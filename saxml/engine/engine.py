@@ -10,6 +10,7 @@ the owner's thread.
 import concurrent.futures
 import itertools
 import math
+import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -22,7 +23,14 @@ from jax.sharding import Mesh
 from saxml import native
 from saxml.common import errors
 from saxml.engine import step as step_lib
-from saxml.engine.decoders import Decoder, Floats, Hypothesis, Ints, ScoreDecoder
+from saxml.engine.decoders import (
+    Decoder,
+    Floats,
+    Hypothesis,
+    Ints,
+    SampleDecoder,
+    ScoreDecoder,
+)
 from saxml.engine.options import EngineOptions
 from saxml.models import sharding
 from saxml.models.config import ModelConfig
@@ -84,6 +92,8 @@ class Engine:
         )
         self._requests: dict[int, Request] = {}
         self._ids = itertools.count(1)
+        # (request id, sample) that finish_early ends.
+        self._early: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
         self._failure: errors.SaxError | None = None
         self._stopping = False
         self.steps = 0
@@ -128,12 +138,15 @@ class Engine:
         top_p: float = 1.0,
         top_k: int = 0,
         seed: int = 0,
+        cache_salt: int = 0,
         on_step: Callable[[list[Hypothesis]], None] | None = None,
     ) -> Request:
         """Queues a request; any thread.
 
-        prompt i32[n]; deadline on time.monotonic's clock; on_step is called in the engine's thread
-        after each of the request's steps with what there is, and must not block.
+        prompt i32[n]; deadline on time.monotonic's clock; cache_salt, unsigned 64 bits: keys and
+        values of prompts that begin alike are shared among requests with the same one; on_step is
+        called in the engine's thread after each of the request's steps with what there is, and must
+        not block.
 
         Raises InvalidArgumentError for a prompt that cannot be served, ResourceExhaustedError when
         the queue is full, UnavailableError when the engine is stopped or broken.
@@ -156,6 +169,7 @@ class Engine:
                 targets=decoder.targets if isinstance(decoder, ScoreDecoder) else _NO_TARGETS,
                 row_params=step_lib.row_params(temperature, top_p, top_k, seed),
                 deadline=deadline,
+                cache_salt=cache_salt,
             )
         except native.QueueFullError as e:
             del self._requests[request.id]
@@ -171,6 +185,19 @@ class Engine:
         """Gives up a request; its pages are free within one step. Does nothing if it has
         finished."""
         self._scheduler.cancel(request.id)
+
+    def finish_early(self, request: Request, sample: int) -> None:
+        """Ends a sample where it is, before the next step; its request has finished when all its
+        samples have ended. Does nothing if it has finished. Any thread.
+
+        Raises ValueError if the request has no such sample.
+        """
+        if not isinstance(request.decoder, SampleDecoder):
+            raise ValueError("only a request that samples can finish early")
+        if not 0 <= sample < request.decoder.width:
+            raise ValueError(f"sample {sample}: the request has {request.decoder.width}")
+        self._early.put((request.id, sample))
+        self._scheduler.wake()
 
     def check_integrity(self) -> None:
         """Raises if a page is lost or used twice. Call it while nothing runs."""
@@ -213,6 +240,7 @@ class Engine:
             self._fail(request_id, self._failure)
 
     def _step(self) -> None:
+        self._end_samples()
         plan = self._scheduler.plan(time.monotonic())
         for request_id, reason in self._scheduler.take_dropped():
             if reason == native.DropReason.EXPIRED:
@@ -240,10 +268,7 @@ class Engine:
         try:
             going_on = request.decoder.step(seqs, rows)
             if going_on is None:
-                self._scheduler.finish(request_id)
-                results = request.decoder.results()
-                del self._requests[request_id]
-                request.future.set_result(results)
+                self._complete(request)
                 return
             if len(going_on.parents):
                 self._scheduler.advance(request_id, going_on.parents, going_on.tokens)
@@ -253,6 +278,22 @@ class Engine:
             logging.exception("request %d failed in its decoder", request_id)
             self._scheduler.finish(request_id)
             self._fail(request_id, errors.InternalError(f"decoding failed: {e}"))
+
+    def _end_samples(self) -> None:
+        while not self._early.empty():
+            request_id, sample = self._early.get_nowait()
+            request = self._requests.get(request_id)
+            if request is None:
+                continue
+            assert isinstance(request.decoder, SampleDecoder)
+            if request.decoder.end(sample):
+                self._complete(request)
+
+    def _complete(self, request: Request) -> None:
+        self._scheduler.finish(request.id)
+        results = request.decoder.results()
+        del self._requests[request.id]
+        request.future.set_result(results)
 
     def _fail(self, request_id: int, error: errors.SaxError) -> None:
         request = self._requests.pop(request_id, None)

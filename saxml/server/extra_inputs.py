@@ -2,6 +2,7 @@
 declares."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +11,9 @@ from saxml.common import errors
 from saxml.proto import common_pb2
 
 Value = float | str | list[float]
+
+MAX_STOPS = 16
+MAX_STOP_LENGTH = 256
 
 
 def merge(sent: common_pb2.ExtraInputs, declared: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,13 +51,15 @@ def merge(sent: common_pb2.ExtraInputs, declared: Mapping[str, Any]) -> dict[str
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingInputs:
-    """What one request asks of the choice of tokens. top_k 0 and top_p 1 keep everything."""
+    """What one request asks of the choice of tokens. top_k 0 and top_p 1 keep everything; the text
+    ends before the first of `stops`."""
 
     temperature: float
     top_k: int
     top_p: float
     max_steps: int
     seed: int | None
+    stops: tuple[str, ...]
 
     @classmethod
     def parse(
@@ -77,6 +83,7 @@ class SamplingInputs:
                 )
             ),
             seed=None if seed is None else int(_number(merged, ("seed",), 0, low=0, whole=True)),
+            stops=_stops(merged.get("stop")),
         )
 
 
@@ -101,3 +108,46 @@ def _number(
             )
         return float(value)
     return default
+
+
+def problem_of_stops(stops: Any) -> str | None:
+    """What keeps a value from being stop strings; None if nothing does."""
+    if not isinstance(stops, list) or not all(isinstance(s, str) for s in stops):
+        return "is not a list of strings"
+    if len(stops) > MAX_STOPS:
+        return f"has {len(stops)} strings; at most {MAX_STOPS}"
+    for number, stop in enumerate(stops, 1):
+        which = f"string {number} of {len(stops)}"
+        if not stop:
+            return f"is empty in {which}"
+        if len(stop) > MAX_STOP_LENGTH:
+            return f"has {len(stop)} characters in {which}; at most {MAX_STOP_LENGTH}"
+        if any("\ud800" <= c <= "\udfff" for c in stop):
+            return f"has half of a surrogate pair in {which}"
+    return None
+
+
+def _stops(value: Any) -> tuple[str, ...]:
+    """One stop string a line; or, for those with a line feed in them, a JSON list of strings."""
+    if value is None or value == "":
+        return ()
+    stops = value
+    if isinstance(value, str):
+        stops = _json_strings(value) or value.split("\n")
+    problem = problem_of_stops(stops)
+    if problem is not None:
+        raise errors.InvalidArgumentError(
+            f"extra input stop {problem}; send one string a line, or a JSON list of strings where"
+            ' one has a line feed in it: ["\\n\\n"]'
+        )
+    return tuple(stops)
+
+
+def _json_strings(text: str) -> list[str] | None:
+    if not text.startswith("["):
+        return None
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    return found if isinstance(found, list) and all(isinstance(s, str) for s in found) else None

@@ -1,10 +1,11 @@
 """A loaded language model: the methods that a client may call on it."""
 
+import dataclasses
 import math
 import queue
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Self
 
 from absl import logging
@@ -16,6 +17,7 @@ from saxml.engine.decoders import Decoder, Hypothesis, SampleDecoder, ScoreDecod
 from saxml.engine.engine import Request
 from saxml.proto import common_pb2
 from saxml.server import extra_inputs, loading
+from saxml.server.answers import Answers
 from saxml.server.loading import Loaded, LoadOptions
 from saxml.server.pax.lm.params.template import CommonServingTemplate
 from saxml.server.servable import OnCancel
@@ -24,6 +26,15 @@ from saxml.server.stats import MethodStats
 GENERATE = "lm.generate"
 GENERATE_STREAM = "lm.generate_stream"
 SCORE = "lm.score"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Running:
+    """A request in flight. `updates` gets what there is after each step, then None."""
+
+    request: Request
+    updates: queue.SimpleQueue[list[Hypothesis] | None]
+    answers: Answers
 
 
 class LmServable:
@@ -78,13 +89,13 @@ class LmServable:
     ) -> list[tuple[str, float]]:
         """(text, score) of each beam or sample, best first."""
         with self._admit(GENERATE):
-            request = self._submit(text, extra, deadline, None)
-            on_cancel(lambda: self._engine.cancel(request))
-            prefix = text if self._params.INCLUDE_PREFIX_IN_RESULT else ""
-            return [
-                (prefix + self._codec.decode(h.tokens), self._final_score(h))
-                for h in request.future.result()
-            ]
+            running = self._start(text, extra, deadline, on_cancel, stream=False)
+            for _ in self._follow(running):
+                pass
+            found = running.answers.results()
+            if self._params.SORT_SAMPLES and self._beam is None:
+                found.sort(key=lambda result: -result[1])
+            return found
 
     def generate_stream(
         self, text: str, extra: common_pb2.ExtraInputs, deadline: float, on_cancel: OnCancel
@@ -92,17 +103,11 @@ class LmServable:
         """Yields, after every STREAM_INTERVAL_STEPS steps and at the end, (new text, characters of
         the text so far that stay, score) of each sample. No text ends inside a character."""
         with self._admit(GENERATE_STREAM):
-            updates: queue.SimpleQueue[list[Hypothesis] | None] = queue.SimpleQueue()
-            request = self._submit(text, extra, deadline, updates.put)
-            on_cancel(lambda: self._engine.cancel(request))
-            request.future.add_done_callback(lambda _: updates.put(None))
-            sent = [""] * self._params.NUM_SAMPLES
-            steps = 0
-            while (hypotheses := updates.get()) is not None:
-                steps += 1
+            running = self._start(text, extra, deadline, on_cancel, stream=True)
+            for steps, _ in enumerate(self._follow(running), 1):
                 if steps % self._params.STREAM_INTERVAL_STEPS == 0:
-                    yield self._changes(hypotheses, sent, final=False)
-            yield self._changes(request.future.result(), sent, final=True)
+                    yield running.answers.changes()
+            yield running.answers.changes()
 
     def score(
         self,
@@ -157,31 +162,31 @@ class LmServable:
             )
         return self.stats[method].admit(self.key)
 
-    def _submit(
+    def _start(
         self,
         text: str,
         extra: common_pb2.ExtraInputs,
         deadline: float,
-        on_step: Callable[[list[Hypothesis]], None] | None,
-    ) -> Request:
+        on_cancel: OnCancel,
+        *,
+        stream: bool,
+    ) -> "_Running":
         p = self._params
         asked = extra_inputs.SamplingInputs.parse(
             extra_inputs.merge(extra, p.EXTRA_INPUTS),
             temperature=p.TEMPERATURE,
             max_steps=p.max_decode_steps,
         )
+        stops = self._codec.stops(asked.stops)
         decoder: Decoder
         if self._beam is not None:
             decoder = BeamDecoder(self._beam)
         else:
             decoder = SampleDecoder(
-                num_samples=p.NUM_SAMPLES,
-                max_steps=asked.max_steps,
-                stop_ids=p.stop_ids,
-                # A stream's samples keep their places.
-                sort=p.SORT_SAMPLES and on_step is None,
+                num_samples=p.NUM_SAMPLES, max_steps=asked.max_steps, stop_ids=p.stop_ids
             )
-        return self._engine.submit(
+        updates: queue.SimpleQueue[list[Hypothesis] | None] = queue.SimpleQueue()
+        request = self._engine.submit(
             self._codec.prompt(text),
             decoder,
             deadline=deadline,
@@ -189,21 +194,29 @@ class LmServable:
             top_p=asked.top_p,
             top_k=asked.top_k,
             seed=self._seeds.getrandbits(31) if asked.seed is None else asked.seed,
-            on_step=on_step,
+            # Who looks at the end alone need not be told of every step.
+            on_step=updates.put if stream or stops else None,
         )
+        on_cancel(lambda: self._engine.cancel(request))
+        request.future.add_done_callback(lambda _: updates.put(None))
+        answers = Answers(
+            decoder.width,
+            self._codec,
+            stops=stops,
+            prefix=self._codec.answer_prefix(text),
+            score_of=self._final_score,
+        )
+        return _Running(request, updates, answers)
 
-    def _changes(
-        self, hypotheses: list[Hypothesis], sent: list[str], *, final: bool
-    ) -> list[tuple[str, int, float]]:
-        changes = []
-        for i, hypothesis in enumerate(hypotheses):
-            text = self._codec.decode(hypothesis.tokens)
-            if not final:
-                text = text.rstrip("\N{REPLACEMENT CHARACTER}")
-            kept = _common_prefix(sent[i], text)
-            changes.append((text[kept:], kept, hypothesis.score))
-            sent[i] = text
-        return changes
+    def _follow(self, running: "_Running") -> Iterator[None]:
+        """Brings the answers up to date after each step, and ends when they are complete."""
+        while (hypotheses := running.updates.get()) is not None:
+            for sample in running.answers.update(hypotheses):
+                self._engine.finish_early(running.request, sample)
+            if running.answers.all_stopped:
+                return
+            yield
+        running.answers.finish(running.request.future.result())
 
     def _final_score(self, hypothesis: Hypothesis) -> float:
         if self._params.GENERATION_USE_GEOMEAN_PROB_SCORE and self._beam is None:
@@ -218,10 +231,3 @@ class LmServable:
 
 def _geometric_mean(hypothesis: Hypothesis) -> float:
     return math.exp(hypothesis.score / max(1, len(hypothesis.tokens)))
-
-
-def _common_prefix(a: str, b: str) -> int:
-    for i, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y:
-            return i
-    return min(len(a), len(b))

@@ -1,5 +1,8 @@
 """Between the text of a request and token ids, by a configuration's rules."""
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import numpy as np
 
 from saxml import native
@@ -9,6 +12,17 @@ from saxml.engine.decoders import Ints
 from saxml.server.pax.lm.params.template import CommonServingTemplate
 from saxml.tokenizer import chat
 from saxml.tokenizer.base import Tokenizer
+from saxml.tokenizer.stream import Detokenizer
+
+
+class AnswerStream(Protocol):
+    """One answer's text as its tokens come; never ends inside a character."""
+
+    def feed(self, ids: Ints) -> str:
+        """What these ids add."""
+
+    def finish(self) -> str:
+        """What is left: U+FFFD for a character that stayed incomplete, or nothing."""
 
 
 class TextCodec:
@@ -28,6 +42,8 @@ class TextCodec:
                 f"{type(params).__name__} takes or gives text and has no vocabulary: convert the"
                 " checkpoint with its tokenizer, or set VOCABULARY_PATH, or use a Tokenized class"
             )
+        if params.STOP_STRINGS and (reason := self._why_no_stops(params)):
+            raise errors.InvalidArgumentError(f"STOP_STRINGS is set and {reason}")
         self._params = params
         self._vocab_size = vocab_size
         self._tokenizer = tokenizer
@@ -68,13 +84,44 @@ class TextCodec:
         return np.concatenate([before, after[:-1]]), after
 
     def decode(self, ids: Ints) -> str:
-        """An answer as text, or as comma-separated ids, the final stop token included."""
+        """An answer as text, without the final stop token; or as comma-separated ids, with it."""
+        stream = self.stream()
+        return stream.feed(ids) + stream.finish()
+
+    def stream(self) -> AnswerStream:
+        """What `decode` gives, bit by bit."""
         if self._params.TOKENIZED_OUTPUT:
-            return native.format_token_ids(ids)
+            return _IdStream()
         assert self._tokenizer is not None
-        if len(ids) and int(ids[-1]) in self._params.stop_ids:
-            ids = ids[:-1]
-        return self._tokenizer.decode(ids.tolist(), skip_special=True)
+        return _TextStream(self._tokenizer, self._params.stop_ids)
+
+    def answer_prefix(self, text: str) -> str:
+        """What the answers to a prompt begin with (INCLUDE_PREFIX_IN_RESULT)."""
+        if not self._params.INCLUDE_PREFIX_IN_RESULT:
+            return ""
+        return text + "," if self._params.TOKENIZED_OUTPUT else text
+
+    def stops(self, asked: Sequence[str]) -> list[str]:
+        """The configuration's stop strings and a request's own.
+
+        Raises InvalidArgumentError if the request has some and the method cannot heed them.
+        """
+        if asked and (reason := self._why_no_stops(self._params)):
+            raise errors.InvalidArgumentError(f"extra input stop is given and {reason}")
+        return [*(self._params.STOP_STRINGS or ()), *asked]
+
+    @staticmethod
+    def _why_no_stops(params: CommonServingTemplate) -> str | None:
+        if params.TOKENIZED_OUTPUT:
+            return (
+                f"{type(params).__name__} answers with token ids, not with text (TOKENIZED_OUTPUT);"
+                " use STOP_TOKEN_IDS"
+            )
+        if params.USE_BEAM_SEARCH:
+            return (
+                "beams end with stop tokens alone (USE_BEAM_SEARCH); use STOP_TOKEN_IDS or sampling"
+            )
+        return None
 
     def _ids(self, text: str) -> Ints:
         return np.concatenate([np.array(self._sos, np.int32), self._encode(text)])
@@ -107,3 +154,34 @@ class TextCodec:
                 " (INPUT_SEQ_LEN)"
             )
         return ids[:longest] if self._params.SLICE_LEFT else ids[-longest:]
+
+
+class _IdStream:
+    def __init__(self) -> None:
+        self._separator = ""
+
+    def feed(self, ids: Ints) -> str:
+        if not len(ids):
+            return ""
+        separator, self._separator = self._separator, ","
+        return separator + native.format_token_ids(ids)
+
+    def finish(self) -> str:
+        return ""
+
+
+class _TextStream:
+    """Leaves out a stop token at the end, and special tokens everywhere."""
+
+    def __init__(self, tokenizer: Tokenizer, stop_ids: Sequence[int]) -> None:
+        self._detokenizer = Detokenizer(tokenizer, skip_special=True)
+        self._stop_ids = stop_ids
+        self._last: list[int] = []  # a stop token that may be the final one
+
+    def feed(self, ids: Ints) -> str:
+        tokens = [*self._last, *ids.tolist()]
+        self._last = [tokens.pop()] if tokens and tokens[-1] in self._stop_ids else []
+        return self._detokenizer.feed(tokens)
+
+    def finish(self) -> str:
+        return self._detokenizer.finish()

@@ -3,7 +3,7 @@
 import concurrent.futures
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ import pytest
 
 from saxml.common import errors
 from saxml.engine.beam import BeamDecoder, BeamOptions
-from saxml.engine.decoders import Continue, SampleDecoder, ScoreDecoder
+from saxml.engine.decoders import Continue, Hypothesis, SampleDecoder, ScoreDecoder
 from saxml.engine.engine import Engine
 from saxml.models.config import ModelConfig
 from tests.unit.engine import tiny
@@ -68,7 +68,7 @@ def test_sampling_depends_on_its_seed_and_not_on_its_neighbours(engine: Engine) 
     prompt = tiny.prompts(1, seed=3)[0]
 
     def sample(seed: int):  # type: ignore[no-untyped-def]
-        decoder = SampleDecoder(num_samples=3, max_steps=12, stop_ids=(tiny.STOP,), sort=False)
+        decoder = SampleDecoder(num_samples=3, max_steps=12, stop_ids=(tiny.STOP,))
         return engine.submit(prompt, decoder, temperature=1.0, seed=seed)
 
     first = [h.tokens.tolist() for h in sample(7).future.result()]
@@ -91,7 +91,7 @@ def test_temperature_zero_and_top_k_one_are_greedy(engine: Engine) -> None:
 
 def test_cancelled_request_fails_and_gives_its_pages_back(engine: Engine) -> None:
     started = threading.Event()
-    decoder = SampleDecoder(num_samples=1, max_steps=60, stop_ids=(), sort=True)
+    decoder = SampleDecoder(num_samples=1, max_steps=60, stop_ids=())
 
     def slow_step(_: object) -> None:
         started.set()
@@ -103,6 +103,40 @@ def test_cancelled_request_fails_and_gives_its_pages_back(engine: Engine) -> Non
     with pytest.raises(errors.CancelledError):
         request.future.result(timeout=10)
     engine.cancel(request)
+
+
+def test_samples_finished_early_keep_their_tokens_and_take_no_step_more(engine: Engine) -> None:
+    prompt = tiny.prompts(1, seed=7)[0]
+
+    def submit(on_step: Callable[[list[Hypothesis]], None] | None):  # type: ignore[no-untyped-def]
+        decoder = SampleDecoder(num_samples=3, max_steps=20, stop_ids=())
+        return engine.submit(prompt, decoder, on_step=on_step)
+
+    whole = submit(None).future.result(timeout=60)
+    submitted = threading.Event()
+
+    def look(hypotheses: list[Hypothesis]) -> None:
+        submitted.wait(60)
+        ends = {3: [1], 6: [2, 0]}
+        for sample in ends.get(len(hypotheses[0].tokens), []):
+            engine.finish_early(request, sample)
+
+    request = submit(look)
+    submitted.set()
+    found = request.future.result(timeout=60)
+    assert [len(h.tokens) for h in found] == [6, 3, 6]
+    assert all(h.ended for h in found)
+    for early, late in zip(found, whole, strict=True):
+        assert early.tokens.tolist() == late.tokens[: len(early.tokens)].tolist()
+        assert early.score > late.score
+    assert engine.pending == 0
+    engine.finish_early(request, 0)
+    with pytest.raises(ValueError, match="sample 3: the request has 3"):
+        engine.finish_early(request, 3)
+    beams = engine.submit(prompt, BeamDecoder(BEAMS))
+    with pytest.raises(ValueError, match="samples"):
+        engine.finish_early(beams, 0)
+    beams.future.result(timeout=60)
 
 
 def test_request_past_its_deadline_fails(engine: Engine) -> None:
@@ -133,9 +167,7 @@ def test_decoder_that_raises_fails_alone(engine: Engine) -> None:
         def step(self, seqs, rows) -> Continue | None:  # type: ignore[no-untyped-def]
             raise ValueError("no choice")
 
-    broken = engine.submit(
-        np.array([3], np.int32), Broken(num_samples=1, max_steps=4, stop_ids=(), sort=True)
-    )
+    broken = engine.submit(np.array([3], np.int32), Broken(num_samples=1, max_steps=4, stop_ids=()))
     good = engine.submit(np.array([3], np.int32), tiny.greedy())
     with pytest.raises(errors.InternalError, match="no choice"):
         broken.future.result(timeout=10)
@@ -162,7 +194,7 @@ def test_full_queue_refuses_at_once() -> None:
         def blocked(_: object) -> None:
             gate.wait(10)
 
-        decoder = SampleDecoder(num_samples=1, max_steps=50, stop_ids=(), sort=True)
+        decoder = SampleDecoder(num_samples=1, max_steps=50, stop_ids=())
         running = engine.submit(np.array([1], np.int32), decoder, on_step=blocked)
         requests = [running]
 
@@ -178,7 +210,7 @@ def test_full_queue_refuses_at_once() -> None:
 
 def test_stop_fails_what_is_in_flight_and_what_comes_later() -> None:
     with tiny.running(tiny.LLAMA) as engine:
-        decoder = SampleDecoder(num_samples=1, max_steps=60, stop_ids=(), sort=True)
+        decoder = SampleDecoder(num_samples=1, max_steps=60, stop_ids=())
         request = engine.submit(
             np.array([1], np.int32), decoder, on_step=lambda _: time.sleep(0.01)
         )

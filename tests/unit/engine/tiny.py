@@ -108,4 +108,4 @@ def prompts(count: int, seed: int = 0, longest: int = 40) -> list[np.ndarray]:
 
 def greedy(max_steps: int = 20) -> SampleDecoder:
     """One greedy sample."""
-    return SampleDecoder(num_samples=1, max_steps=max_steps, stop_ids=(STOP,), sort=True)
+    return SampleDecoder(num_samples=1, max_steps=max_steps, stop_ids=(STOP,))

@@ -78,3 +78,39 @@ def test_more_steps_than_the_configuration_allows_are_cut() -> None:
 def test_value_out_of_range_is_refused_by_name(key: str, value: object) -> None:
     with pytest.raises(errors.InvalidArgumentError, match=f"extra input {key} is"):
         parse(**{key: value})
+
+
+@pytest.mark.parametrize(
+    ("value", "stops"),
+    [
+        (None, ()),
+        ("", ()),
+        ("END", ("END",)),
+        ("END\n# ", ("END", "# ")),
+        ('["\\n\\n", "END"]', ("\n\n", "END")),
+        (["a", "b"], ("a", "b")),
+        ("[1, 2]", ("[1, 2]",)),
+        ("[]", ("[]",)),
+        ("[INST", ("[INST",)),
+    ],
+)
+def test_stop_strings_stand_one_a_line_or_in_a_json_list(
+    value: object, stops: tuple[str, ...]
+) -> None:
+    assert parse(stop=value).stops == stops
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (1.0, "is not a list of strings"),
+        ("\n\n", r"is empty in string 1 of 3.*JSON list.*\[\"\\n\\n\"\]"),
+        ("END\n", "is empty in string 2 of 2"),
+        ("\n".join("abcdefghijklmnopq"), "has 17 strings; at most 16"),
+        ("x" * 257, "has 257 characters in string 1 of 1; at most 256"),
+        ('["\\ud83d"]', "has half of a surrogate pair"),
+    ],
+)
+def test_bad_stop_strings_are_refused(value: object, message: str) -> None:
+    with pytest.raises(errors.InvalidArgumentError, match=f"extra input stop {message}"):
+        parse(stop=value)

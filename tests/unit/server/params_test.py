@@ -118,6 +118,9 @@ def test_bad_override_is_refused_by_name(key: str, value: str, message: str) -> 
         ("FPROP_DTYPE", '"float12"'),
         ("TEMPERATURE", "-1"),
         ("STREAM_INTERVAL_STEPS", "0"),
+        ("STOP_STRINGS", '"END"'),
+        ("STOP_STRINGS", "[1]"),
+        ("STOP_STRINGS", '["a", ""]'),
     ],
 )
 def test_value_out_of_range_is_refused_by_name(key: str, value: str) -> None:

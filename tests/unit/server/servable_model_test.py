@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+import tokenizers
 
 from saxml.common import errors
 from saxml.common.clock import SystemClock
@@ -16,6 +17,7 @@ from saxml.proto import common_pb2
 from saxml.server import configs, registry
 from saxml.server.loading import LoadOptions
 from saxml.server.servable_model import LmServable
+from saxml.tokenizer.bpe import byte_level_bpe
 from tests.unit.engine.brute_force_beam import beam_search
 from tools.convert.gptj import convert_gptj
 from tools.convert.llama import convert_llama
@@ -143,6 +145,63 @@ def test_stream_adds_up_to_the_answer(checkpoint: tuple[str, str], greedy: LmSer
     assert messages > 10
 
 
+@pytest.fixture(scope="module")
+def speaking(
+    checkpoint: tuple[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LmServable]:
+    """The ids are bytes: most of what the model says is not even UTF-8."""
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {character: i for i, character in enumerate(alphabet[:200])}
+    path = tmp_path_factory.mktemp("vocabulary") / "tokenizer.json"
+    path.write_text(byte_level_bpe(vocabulary, [], single_digits=False).to_str())
+    servable = load(
+        "auto.AutoLM",
+        checkpoint[1],
+        TOKENIZED_INPUT="false",
+        TOKENIZED_OUTPUT="false",
+        VOCABULARY_PATH=f'"{path}"',
+        MAX_DECODE_STEPS="32",
+        BATCH_SIZE="4",
+        STREAM_INTERVAL_STEPS="3",
+        STOP_TOKEN_IDS="[0]",
+        STOP_STRINGS='["never said"]',
+    )
+    yield servable
+    assert servable.wait_until_idle(10)
+    servable.unload()
+
+
+def test_stop_string_ends_answers_and_streams_alike(speaking: LmServable) -> None:
+    sampled = {"temperature": 1.0, "seed": 5}
+
+    def ask(stop: str) -> common_pb2.ExtraInputs:
+        return common_pb2.ExtraInputs(items=sampled, strings={"stop": stop})
+
+    ((whole, score),) = speaking.generate("Hello", ask(""), NEVER, ignore)
+    assert len(whole) > 12
+    for stop in (whole[5:7], whole[:1], whole[9:12] + "\n" + whole[2:4], "\ufffe"):
+        if "" in stop.split("\n"):
+            continue
+        found = speaking.generate("Hello", ask(stop), NEVER, ignore)
+        places = [whole.find(s) for s in stop.split("\n")]
+        wanted = whole[: min((p for p in places if p >= 0), default=len(whole))]
+        assert found[0][0] == wanted
+        assert found[0][1] > score or wanted == whole
+        streamed = ""
+        messages = list(speaking.generate_stream("Hello", ask(stop), NEVER, ignore))
+        for ((new, kept, _),) in messages:
+            assert kept == len(streamed)
+            streamed += new
+        assert streamed == wanted
+        assert messages[-1][0][2] == pytest.approx(found[0][1], abs=1e-4)
+
+
+def test_stream_sends_a_message_every_interval(speaking: LmServable) -> None:
+    extra = common_pb2.ExtraInputs(items={"per_example_max_decode_steps": 7})
+    # After the third and the sixth step, and at the end.
+    assert len(list(speaking.generate_stream("Hello", extra, NEVER, ignore))) == 3
+
+
 def test_client_that_goes_away_ends_its_request(greedy: LmServable) -> None:
     def go_away(cancel: Callable[[], None]) -> None:
         threading.Timer(0.005, cancel).start()
@@ -170,6 +229,12 @@ def test_bad_request_is_refused(
         greedy.generate(prompt, common_pb2.ExtraInputs(items=extra), NEVER, ignore)
 
 
+def test_stop_string_for_a_model_of_ids_is_refused(greedy: LmServable) -> None:
+    extra = common_pb2.ExtraInputs(strings={"stop": "END"})
+    with pytest.raises(errors.InvalidArgumentError, match="stop is given and AutoLM answers with"):
+        greedy.generate("1", extra, NEVER, ignore)
+
+
 def test_method_that_is_not_offered_is_refused(checkpoint: tuple[str, str]) -> None:
     servable = load(
         "auto.AutoLM", checkpoint[1], SCORE_ONLY="true", BATCH_SIZE="1", MAX_DECODE_STEPS="4"
@@ -193,6 +258,7 @@ def test_method_that_is_not_offered_is_refused(checkpoint: tuple[str, str]) -> N
             "KV_CACHE_GIB",
         ),
         ("auto.AutoLM", "{}", {"APPLY_CHAT_TEMPLATE": "true"}, errors.SaxError, "chat"),
+        ("auto.AutoLM", "{}", {"STOP_STRINGS": '["END"]'}, errors.SaxError, "TOKENIZED_OUTPUT"),
         ("auto.AutoLM", "{}", {"STOP_TOKEN_IDS": "[9999]"}, errors.SaxError, "stop token 9999"),
         ("auto.AutoLM", "{}", {"TOKENIZED_INPUT": "false"}, errors.SaxError, "VOCABULARY_PATH"),
         (

@@ -96,3 +96,36 @@ def test_text_comes_in_and_goes_out_without_the_stop_token(gpt2: Tokenizer) -> N
     ids = codec.prompt("Hello world")
     assert ids.tolist() == [15496, 995]
     assert codec.decode(np.append(ids, np.int32(50256))) == "Hello world"
+
+
+def test_stop_strings_of_configuration_and_request_add_up(gpt2: Tokenizer) -> None:
+    params = CommonServingTemplate({"STOP_STRINGS": '["END"]'})
+    codec = TextCodec(params, VOCAB, gpt2, None)
+    assert codec.stops([]) == ["END"]
+    assert codec.stops(["#"]) == ["END", "#"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"TOKENIZED_INPUT": "true", "TOKENIZED_OUTPUT": "true"}, "answers with token ids"),
+        ({"USE_BEAM_SEARCH": "true"}, "beams end with stop tokens alone"),
+    ],
+)
+def test_stop_strings_where_they_cannot_be_heeded_are_refused(
+    gpt2: Tokenizer, overrides: dict[str, str], message: str
+) -> None:
+    set_ = CommonServingTemplate({**overrides, "STOP_STRINGS": '["END"]'})
+    with pytest.raises(errors.InvalidArgumentError, match="STOP_STRINGS is set and .*" + message):
+        TextCodec(set_, VOCAB, gpt2, None)
+    codec = TextCodec(CommonServingTemplate(overrides), VOCAB, gpt2, None)
+    assert codec.stops([]) == []
+    with pytest.raises(errors.InvalidArgumentError, match="extra input stop is given.*" + message):
+        codec.stops(["END"])
+
+
+def test_answers_may_begin_with_the_prompt(gpt2: Tokenizer) -> None:
+    assert ids_codec().answer_prefix("1,2") == ""
+    assert ids_codec(INCLUDE_PREFIX_IN_RESULT="true").answer_prefix("1,2") == "1,2,"
+    params = CommonServingTemplate({"INCLUDE_PREFIX_IN_RESULT": "true"})
+    assert TextCodec(params, VOCAB, gpt2, None).answer_prefix("Hi") == "Hi"

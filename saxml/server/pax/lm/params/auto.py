@@ -33,6 +33,7 @@ class AutoLM(template.CommonServingTemplate):
         "per_example_top_k": 0,
         "per_example_top_p": 1.0,
         "seed": None,
+        "stop": "",
     }
 
     def model_config(self, record: ModelRecord | None) -> ModelConfig:

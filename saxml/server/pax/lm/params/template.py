@@ -9,6 +9,7 @@ from typing import Any
 from saxml.checkpoint.record import ModelRecord
 from saxml.common import errors
 from saxml.models.config import ModelConfig
+from saxml.server import extra_inputs
 
 # Overrides that speak to the admin's assigner, not to the configuration: memory needs and
 # placement.
@@ -71,6 +72,8 @@ class CommonServingTemplate:
     SOS_ID: Any = 0
     EOS_ID: Any = 1
     STOP_TOKEN_IDS: Any = None
+    # An answer ends before the first of these, a list of strings; for answers in text.
+    STOP_STRINGS: Any = None
     VOCABULARY_PATH: Any = None
     TOKENIZED_INPUT: Any = False
     TOKENIZED_OUTPUT: Any = False
@@ -93,10 +96,12 @@ class CommonServingTemplate:
     SCORING_USE_GEOMEAN_PROB_SCORE: Any = False
     GENERATION_USE_GEOMEAN_PROB_SCORE: Any = False
     # Numbers and memory. PAGE_SIZE tokens a page of keys and values; KV_CACHE_GIB bounds all of
-    # them (None: a share of the free memory).
+    # them (None: a share of the free memory). PREFIX_CACHE keeps full pages for later prompts that
+    # begin alike, until others need the room.
     FPROP_DTYPE: Any = "float32"
     PAGE_SIZE: Any = 16
     KV_CACHE_GIB: Any = None
+    PREFIX_CACHE: Any = True
     # Random weights instead of a checkpoint (checkpoint path None), for tests.
     RANDOM_WEIGHTS: Any = False
 
@@ -174,6 +179,8 @@ def _out_of_range(key: str, value: Any) -> str | None:
         return "1 or more"
     if key in _NOT_NEGATIVE and not all(item >= 0 for item in items):
         return "0 or more"
+    if key == "STOP_STRINGS" and (problem := extra_inputs.problem_of_stops(value)):
+        return f'a list like ["\\n\\n", "END"]; it {problem}'
     if key == "FPROP_DTYPE" and value not in _DTYPES:
         return f"one of {', '.join(_DTYPES)}"
     return None

@@ -1,0 +1,123 @@
+"""Texts of one request as its tokens come: whole characters, ended by stop strings."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from saxml import native
+from saxml.engine.decoders import Hypothesis, Ints
+from saxml.server.text_codec import TextCodec
+
+_NO_TOKENS = np.empty(0, np.int32)
+
+
+class Answers:
+    """One answer for each sample or beam; used by one thread, that of the request's owner.
+
+    An answer ends before the first of `stops` in it; its score is then that of the tokens up to the
+    one which completed the stop string. What could still become a stop string is held back, and
+    no more.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        codec: TextCodec,
+        *,
+        stops: Sequence[str],
+        prefix: str,
+        score_of: Callable[[Hypothesis], float],
+    ) -> None:
+        """prefix: what each text begins with; stop strings are not looked for in it."""
+        self._answers = [_Answer(codec, stops, prefix) for _ in range(count)]
+        self._score_of = score_of
+
+    def update(self, hypotheses: Sequence[Hypothesis]) -> list[int]:
+        """Takes all that was generated so far; gives those that a stop string ended now."""
+        stopped: list[int] = []
+        for index, (answer, hypothesis) in enumerate(zip(self._answers, hypotheses, strict=True)):
+            if not answer.stopped:
+                answer.update(hypothesis.tokens, ended=hypothesis.ended)
+                answer.score = self._score_of(hypothesis)
+                if answer.stopped:
+                    stopped.append(index)
+        return stopped
+
+    def finish(self, hypotheses: Sequence[Hypothesis]) -> None:
+        """Takes the final tokens, and gives free what was held back."""
+        self.update(hypotheses)
+        for answer in self._answers:
+            answer.end()
+
+    @property
+    def all_stopped(self) -> bool:
+        """Whether stop strings have ended all of them."""
+        return all(answer.stopped for answer in self._answers)
+
+    def changes(self) -> list[tuple[str, int, float]]:
+        """(new text, characters of the text given so far that stay, score) of each, since the last
+        call."""
+        return [(*answer.take(), answer.score) for answer in self._answers]
+
+    def results(self) -> list[tuple[str, float]]:
+        """(text, score) of each."""
+        return [(answer.text, answer.score) for answer in self._answers]
+
+
+class _Answer:
+    def __init__(self, codec: TextCodec, stops: Sequence[str], prefix: str) -> None:
+        self._codec = codec
+        self._stops = list(stops)
+        self._prefix = prefix
+        self._tokens = _NO_TOKENS
+        self._over = False
+        self.score = 0.0
+        self.text = prefix
+        self._kept = 0  # characters of it that were taken, and stay
+        self._restart()
+
+    @property
+    def stopped(self) -> bool:
+        return self._matcher.matched is not None
+
+    def update(self, tokens: Ints, *, ended: bool) -> None:
+        seen = len(self._tokens)
+        if len(tokens) < seen or not np.array_equal(tokens[:seen], self._tokens):
+            # Another sequence is the best one now: what both begin with need not be sent again.
+            taken = self.text[: self._kept]
+            self._restart()
+            self._feed(tokens)
+            self._kept = _common_prefix(taken, self.text)
+        else:
+            self._feed(tokens[seen:])
+        self._tokens = tokens
+        if ended:
+            self.end()
+
+    def end(self) -> None:
+        if not self._over:
+            self._over = True
+            self.text += self._matcher.feed(self._stream.finish())
+            self.text += self._matcher.finish()
+
+    def take(self) -> tuple[str, int]:
+        kept, self._kept = self._kept, len(self.text)
+        return self.text[kept:], kept
+
+    def _restart(self) -> None:
+        self._stream = self._codec.stream()
+        self._matcher = native.StopMatcher(self._stops)
+        self._tokens = _NO_TOKENS
+        self._over = False
+        self.text = self._prefix
+
+    def _feed(self, ids: Ints) -> None:
+        if len(ids):
+            self.text += self._matcher.feed(self._stream.feed(ids))
+
+
+def _common_prefix(a: str, b: str) -> int:
+    for i, (x, y) in enumerate(zip(a, b, strict=False)):
+        if x != y:
+            return i
+    return min(len(a), len(b))
