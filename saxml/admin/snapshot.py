@@ -111,9 +111,9 @@ def server(manager: Manager, joined: JoinedServer) -> ServerRow:
 
 def server_state(server: JoinedServer, now: float) -> str:
     """One of SERVER_STATES."""
-    if now - server.last_ping > SILENT_AFTER_S:
+    if server.is_silent or now - server.last_ping > SILENT_AFTER_S:
         return "Silent"
-    if getattr(server, "is_draining", False):
+    if server.is_draining:
         return "Draining"
     return "Dormant" if server.is_dormant else "Active"
 
