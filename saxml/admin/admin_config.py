@@ -10,7 +10,7 @@ from saxml.common import log, names
 from saxml.common.errors import SaxError
 from saxml.common.names import CellId
 from saxml.proto import admin_pb2
-from saxml.storage.cell import CellStore, sax_root
+from saxml.storage.cell import CellStore, sax_root, store_cell
 
 _CELL = flags.DEFINE_string("sax_cell", "", "The cell to create, such as /sax/test.")
 _ROOT = flags.DEFINE_string(
@@ -33,20 +33,13 @@ def create_cell(root: str, cell: CellId, config: admin_pb2.Config) -> None:
     """
     text = text_format.MessageToString(config).rstrip("\n")
     _logger.info("Creating config %s", text)
-    files = CellStore(root, cell)
-    try:
-        old = files.read_config()
-    except SaxError as error:
-        _logger.warning("Replacing the old configuration, which cannot be read: %s", error)
-        old = None
+    old = store_cell(CellStore(root, cell), config, replace=True)
     if old is not None and old.fs_root != config.fs_root:
         _logger.warning(
             "The cell had fs_root %s: what is published there does not move to %s",
             names.quote(old.fs_root),
             names.quote(config.fs_root),
         )
-    files.create()
-    files.write_config(config)
     _logger.info("Created config %s", text)
 
 
@@ -64,7 +57,6 @@ def main(argv: list[str]) -> None:
     if "://" not in fs_root:
         fs_root = os.path.abspath(os.path.expanduser(fs_root))
     try:
-        names.check_fs_root(fs_root)
         root = sax_root(_ROOT.value)
         create_cell(root, cell, admin_pb2.Config(fs_root=fs_root, admin_acl=_ADMIN_ACL.value))
     except SaxError as error:

@@ -1,15 +1,16 @@
 """sax.Admin over gRPC: each method checks its request and asks the manager."""
 # ruff: noqa: N802 (the methods are named as in the .proto)
 
+from collections import Counter
 from typing import Any
 
 import grpc
 
-from saxml.admin import validate, views
+from saxml.admin import snapshot, validate, views
 from saxml.admin.manager import Manager
 from saxml.admin.published import Published
 from saxml.common.errors import CancelledError, InvalidArgumentError, NotFoundError
-from saxml.common.names import UNPLACED_TRAILER, ModelId
+from saxml.common.names import READY_TRAILER, SERVERS_TRAILER, UNPLACED_TRAILER, ModelId
 from saxml.proto import admin_pb2, admin_pb2_grpc
 
 _Context = Any  # grpc.aio.ServicerContext, which cannot be subscripted at run time
@@ -47,18 +48,28 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     async def List(
         self, request: admin_pb2.ListRequest, context: _Context
     ) -> admin_pb2.ListResponse:
-        """One model, or all of them. Why a single model lacks replicas is in the trailer."""
+        """One model, or all of them.
+
+        How many replicas of a single model are ready, and why it lacks some, is in the trailers.
+        """
         model_id = self._optional_id(request.model_id)
         response = views.list_models(self._manager, model_id)
-        if model_id is not None and (why := self._manager.registry.get(model_id).unplaced):
-            context.set_trailing_metadata(((UNPLACED_TRAILER, why.encode()),))
+        if model_id is not None:
+            (row,) = snapshot.models(self._manager, model_id)
+            why = ((UNPLACED_TRAILER, row.note.encode()),) if row.note else ()
+            context.set_trailing_metadata(((READY_TRAILER, str(row.ready)), *why))
         return response
 
     async def Stats(
         self, request: admin_pb2.StatsRequest, context: _Context
     ) -> admin_pb2.StatsResponse:
-        """How many servers of which kind there are."""
-        return views.stats(self._manager, self._optional_id(request.model_id))
+        """How many servers of which kind there are; of a cell also by state, in the trailer."""
+        model_id = self._optional_id(request.model_id)
+        if model_id is None:
+            states = Counter(row.state for row in snapshot.servers(self._manager))
+            text = ",".join(f"{state}={count}" for state, count in sorted(states.items()))
+            context.set_trailing_metadata(((SERVERS_TRAILER, text),))
+        return views.stats(self._manager, model_id)
 
     async def WatchLoc(
         self, request: admin_pb2.WatchLocRequest, context: _Context

@@ -1,20 +1,15 @@
 """Cells as they lie below a root: list, create, delete, and who may administer them."""
 
-import os
-import re
-import shutil
-
 from saxml.common.errors import (
-    AlreadyExistsError,
     InvalidArgumentError,
     NotFoundError,
     SaxError,
     UnimplementedError,
 )
-from saxml.common.names import CellId, check_fs_root, parse_cell
+from saxml.common.names import CellId, parse_cell
 from saxml.proto import admin_pb2
 from saxml.storage.base import open_store
-from saxml.storage.cell import NO_ADMIN_YET, CellStore
+from saxml.storage.cell import CellStore, store_cell
 
 EVERYBODY = "acl/all"
 
@@ -39,28 +34,21 @@ def list_cells(root: str) -> list[str]:
 
 def create_cell(root: str, cell: CellId, fs_root: str, admin_acl: str = EVERYBODY) -> None:
     """Makes a cell that an admin server can be started for; AlreadyExistsError if it is there."""
-    check_fs_root(fs_root)
     check_acl(admin_acl)
-    store = CellStore(root, cell)
-    if store.read_config() is not None:
-        raise AlreadyExistsError(f"the cell {cell.full} exists already ({store.path})")
-    store.create()
-    store.write_config(admin_pb2.Config(fs_root=fs_root, admin_acl=admin_acl), if_generation=0)
-    if store.read_location() is None:
-        store.write_location(NO_ADMIN_YET)
+    store_cell(CellStore(root, cell), admin_pb2.Config(fs_root=fs_root, admin_acl=admin_acl))
+
+
+def check_cell(root: str, cell: CellId) -> None:
+    """NotFoundError where there is no such cell."""
+    files = CellStore(root, cell)
+    if not files.exists():
+        raise NotFoundError(f"there is no cell {cell.full} ({files.path})")
 
 
 def delete_cell(root: str, cell: CellId) -> None:
-    """Removes a cell's folder with everything in it; not possible in a bucket."""
-    store = CellStore(root, cell)
-    if not store.exists():
-        raise NotFoundError(f"there is no cell {cell.full} ({store.path})")
-    if re.match(r"gs://|/gcs/|mem://", root):
-        raise UnimplementedError(
-            "deleting a cell in a bucket is not done here: "
-            f"gcloud storage rm --recursive {root.rstrip('/')}{cell.full}"
-        )
-    shutil.rmtree(os.path.join(store.store.root, cell.full.lstrip("/")))
+    """Removes everything below a cell's name, in a folder or a bucket."""
+    check_cell(root, cell)
+    CellStore(root, cell).store.remove_dir(cell.full.lstrip("/"))
 
 
 def cell_config(root: str, cell: CellId) -> admin_pb2.Config:

@@ -4,10 +4,18 @@ import sys
 from collections.abc import Sequence
 
 from saxml.client.admin_client import AdminClient
-from saxml.client.cells import EVERYBODY, cell_config, create_cell, delete_cell, set_cell_acl
+from saxml.client.cells import (
+    EVERYBODY,
+    cell_config,
+    check_cell,
+    create_cell,
+    delete_cell,
+    set_cell_acl,
+)
 from saxml.common.errors import SaxError
 from saxml.common.names import CellId, ModelId, parse_cell, parse_model
 from saxml.saxutil.command import Command, CommandError, Context, failing, need, status_text
+from saxml.saxutil.output import TABLE, show
 
 
 class CreateCommand(Command):
@@ -35,18 +43,24 @@ class DeleteCommand(Command):
 
     name = "delete"
     synopsis = "Delete a SAX cell."
-    usage = "<cell name>"
-    details = "Delete a SAX cell with everything in its folder; asks first."
+    usage = "[-y] <cell name>"
+    details = "Delete a SAX cell with everything below its name in the root; asks first."
+
+    def declare(self) -> None:
+        """-y."""
+        self.flags.boolean("y", False, "Do not ask.")
 
     def run(self, context: Context, args: Sequence[str]) -> None:
         """Asks on standard input."""
         need(len(args) == 1, "Provide a SAX cell name (e.g. /sax/bar).")
         with failing(f"delete SAX cell {args[0]}"):
             cell = parse_cell(args[0])
-            print(f"Delete {cell.full} below {context.root()}? [y/N] ", end="", flush=True)
-            if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-                print("Not deleted.")
-                return
+            check_cell(context.root(), cell)
+            if not self.flags["y"]:
+                print(f"Delete {cell.full} below {context.root()}? [y/N] ", end="", flush=True)
+                if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+                    print("Not deleted.")
+                    return
             delete_cell(context.root(), cell)
 
 
@@ -69,11 +83,17 @@ saxutil getacl /sax/test/lm lm.generate"""
         if isinstance(target, CellId):
             with failing("load config"):
                 acl = cell_config(context.root(), target).admin_acl
-            print(acl or "No admin ACLs set for cell.")
+            if context.format == TABLE:
+                print(acl or "No admin ACLs set for cell.")
+            else:
+                value = {"cell": target.full, "admin_acl": acl}
+                show(context.format, value, (["Cell", "ACL"], [[target.full, acl]]))
             return
         with failing("list model"), AdminClient(context.root(), target.cell_id) as admin:
             admin_acl, acls = admin.get_acls(target.full, context.timeout_s)
-        if len(args) == 1:
+        if context.format != TABLE:
+            _show_acls(context.format, target, admin_acl, acls or {}, args[1:])
+        elif len(args) == 1:
             print(admin_acl or "No admin ACLs set for model.")
         elif acls is None:
             print("No ACLs set for model.")
@@ -110,6 +130,19 @@ saxutil setacl /sax/test/lm lm.generate ''"""
         method = args[1] if len(args) == 3 else None
         with failing("update model"), AdminClient(context.root(), target.cell_id) as admin:
             admin.set_acl(target.full, args[-1], method, context.timeout_s)
+
+
+def _show_acls(
+    form: str, model: ModelId, admin_acl: str, acls: dict[str, str], method: Sequence[str]
+) -> None:
+    """All of them, or that of one method."""
+    if method and method[0] != "all":
+        acls = {method[0]: acls.get(method[0], "")}
+    value = {"model_id": model.full, "admin_acl": admin_acl, "acls": dict(sorted(acls.items()))}
+    rows = [[name, acl] for name, acl in sorted(acls.items())]
+    if not method:
+        rows = [["", admin_acl]]
+    show(form, value, (["Method", "ACL"], rows))
 
 
 def _cell_or_model(name: str) -> CellId | ModelId:

@@ -12,7 +12,8 @@ from saxml.common.errors import SaxError
 from saxml.common.names import CellId, ModelId, parse_cell, parse_model
 from saxml.proto import admin_pb2
 from saxml.saxutil.command import Command, CommandError, Context, failing, need, status_text
-from saxml.saxutil.table import render_csv, render_table
+from saxml.saxutil.output import TABLE, Table, show
+from saxml.saxutil.table import render_csv
 
 _Id = TypeVar("_Id")
 
@@ -36,11 +37,18 @@ class ListCommand(Command):
     def run(self, context: Context, args: Sequence[str]) -> None:
         """Prints one table; two for a model."""
         need(len(args) == 1, "Provide /sax, /sax/<cell>, or /sax/<cell>/<model>")
+        need(
+            not self.flags["csv"] or context.format == TABLE,
+            "-csv and -format exclude each other; -format=csv has quotes where values have commas",
+        )
         name = args[0]
         if name == "/sax":
             with failing("list all cells"):
                 cells = list_cells(context.root())
-            self._print(["#", "Cell"], [[str(i), cell] for i, cell in enumerate(cells)])
+            rows = [[str(i), cell] for i, cell in enumerate(cells)]
+            self._print(
+                context, [{"cell": f"/sax/{cell}"} for cell in cells], (["#", "Cell"], rows)
+            )
         elif name.count("/") == 2:
             self._cell(context, _parsed(name, parse_cell))
         else:
@@ -54,7 +62,8 @@ class ListCommand(Command):
         for i, published in enumerate(models):
             row = [str(i), published.model.model_id.removeprefix(f"{cell.full}/")]
             rows.append([*row, _methods(published)] if methods else row)
-        self._print(["#", "Model ID", *(["Methods"] if methods else [])], rows)
+        header = ["#", "Model ID", *(["Methods"] if methods else [])]
+        self._print(context, [_json(published) for published in models], (header, rows))
 
     def _model(self, context: Context, model_id: ModelId) -> None:
         if not self.flags["details"] and not self.flags["acls"]:
@@ -63,40 +72,58 @@ class ListCommand(Command):
             )
         with failing("list model"), AdminClient(context.root(), model_id.cell_id) as admin:
             published = admin.list_model(model_id.full, context.timeout_s)
-            self._print_model(model_id, published)
-            if reason := _missing_replicas(admin, published):
-                sys.stdout.flush()
-                print(reason, file=sys.stderr)
+            why = _missing_replicas(admin, published) or ""
+        self._print(context, {**_json(published), "why": why}, *self._tables(model_id, published))
+        if why:
+            sys.stdout.flush()
+            print(why, file=sys.stderr)
 
-    def _print_model(self, model_id: ModelId, published: admin_pb2.PublishedModel) -> None:
+    def _tables(self, model_id: ModelId, published: admin_pb2.PublishedModel) -> list[Table]:
         model, addresses = published.model, [*published.modelet_addresses]
+        tables: list[Table] = []
         if self.flags["details"]:
-            self._print(
-                [
-                    "Model",
-                    "Model Path",
-                    "Checkpoint Path",
-                    "# of Replicas",
-                    "(Selected) ReplicaAddress",
-                    "Methods",
-                ],
-                [
-                    [
-                        model_id.model,
-                        model.model_path,
-                        model.checkpoint_path,
-                        str(len(addresses)),
-                        random.choice(addresses) if addresses else "",
-                        _methods(published),
-                    ]
-                ],
-            )
+            header = [
+                "Model",
+                "Model Path",
+                "Checkpoint Path",
+                "# of Replicas",
+                "(Selected) ReplicaAddress",
+                "Methods",
+            ]
+            row = [
+                model_id.model,
+                model.model_path,
+                model.checkpoint_path,
+                str(len(addresses)),
+                random.choice(addresses) if addresses else "",
+                _methods(published),
+            ]
+            tables.append((header, [row]))
         if self.flags["acls"]:
             items = sorted(model.acls.items.items())
-            self._print(["Method", "ACL"], [[method, acl] for method, acl in items])
+            tables.append((["Method", "ACL"], [[method, acl] for method, acl in items]))
+        return tables
 
-    def _print(self, header: list[str], rows: list[list[str]]) -> None:
-        sys.stdout.write((render_csv if self.flags["csv"] else render_table)(header, rows))
+    def _print(self, context: Context, value: object, *tables: Table) -> None:
+        if self.flags["csv"]:
+            sys.stdout.write("".join(render_csv(header, rows) for header, rows in tables))
+        else:
+            show(context.format, value, *tables)
+
+
+def _json(published: admin_pb2.PublishedModel) -> dict[str, object]:
+    model = published.model
+    return {
+        "model_id": model.model_id,
+        "model_path": model.model_path,
+        "checkpoint_path": model.checkpoint_path,
+        "wanted": model.requested_num_replicas,
+        "addresses": [*published.modelet_addresses],
+        "methods": [*model.method_names],
+        "overrides": dict(sorted(model.overrides.items())),
+        "admin_acl": model.admin_acl,
+        "acls": dict(sorted(model.acls.items.items())),
+    }
 
 
 def _parsed(name: str, parse: Callable[[str], _Id]) -> _Id:

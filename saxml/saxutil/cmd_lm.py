@@ -20,7 +20,7 @@ from saxml.saxutil.command import (
 )
 from saxml.saxutil.extra_inputs import HELP, parse_extra_inputs
 from saxml.saxutil.format import format_float, format_floats, format_shortest
-from saxml.saxutil.table import render_table
+from saxml.saxutil.output import TABLE, show
 
 _GRADIENT_VALUES = 8
 _CLEAR = "\x1b[H\x1b[2J\x1b[3J"
@@ -70,6 +70,10 @@ streaming through -stream, plain texts through -terse."""
         stream, terse, count = self.flags["stream"], self.flags["terse"], self.flags["n"]
         need(not (stream and terse), "-stream and -terse exclude each other")
         need(not (stream and self.flags.given("n")), "-stream and -n exclude each other")
+        need(
+            context.format == TABLE or not (stream or terse),
+            "-format goes with neither -stream nor -terse",
+        )
         extra = self.extra()
         with self.open(context, args[0]) as client, failing("generate query"):
             lm, text = LanguageModel(client), read_argument(args[1])
@@ -85,7 +89,8 @@ streaming through -stream, plain texts through -terse."""
                 print(answer.text)
         else:
             rows = [[answer.text, format_float(answer.score)] for answer in shown]
-            sys.stdout.write(render_table(["generate", "Score"], rows))
+            value = [{"text": answer.text, "score": answer.score} for answer in shown]
+            show(context.format, value, (["generate", "Score"], rows))
 
 
 def _print_stream(
@@ -143,11 +148,14 @@ class ScoreCommand(_LmCommand):
         with self.open(context, args[0]) as client, failing("score prefix/suffix"):
             prefix, *texts = map(read_argument, args[1:])
             scores = LanguageModel(client).score(prefix, texts, extra, context.timeout_s)
-        each, rows = len(scores) // len(suffixes), []
+        each = len(scores) // len(suffixes)
+        rows: list[list[str]] = []
+        value: list[dict[str, object]] = []
         for i, suffix in enumerate(texts):
             mine = scores[i * each : (i + 1) * each] if each else scores[i : i + 1]
             rows.append([suffix, *map(format_float, mine)])
-        sys.stdout.write(render_table(["Suffix", "Score"], rows))
+            value.append({"suffix": suffix, "scores": mine})
+        show(context.format, value, (["Suffix", "Score"], rows))
 
 
 class EmbedCommand(_LmCommand):
@@ -164,7 +172,9 @@ class EmbedCommand(_LmCommand):
         with self.open(context, args[0]) as client, failing("embed text"):
             text = read_argument(args[1])
             embedding = LanguageModel(client).embed(text, extra, context.timeout_s)
-        sys.stdout.write(render_table(["Text", "Embedding"], [[text, format_floats(embedding)]]))
+        value = {"text": text, "embedding": embedding}
+        table = ["Text", "Embedding"], [[text, format_floats(embedding)]]
+        show(context.format, value, table)
 
 
 class GradientCommand(_LmCommand):
@@ -184,4 +194,5 @@ class GradientCommand(_LmCommand):
             scores, gradients = lm.gradient(prefix, suffix, extra, context.timeout_s)
         row = [format_floats(scores)]
         row += [format_floats(values, _GRADIENT_VALUES) for values in gradients.values()]
-        sys.stdout.write(render_table(["Score", *gradients], [row]))
+        value = {"scores": scores, "gradients": gradients}
+        show(context.format, value, (["Score", *gradients], [row]))

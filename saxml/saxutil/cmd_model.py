@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 
 from saxml.client.admin_client import AdminClient, new_model
+from saxml.client.readiness import wait_until_ready
 from saxml.saxutil.command import Command, CommandError, Context, failing, model_argument, need
 from saxml.saxutil.go_flags import UsageError
+from saxml.saxutil.output import TABLE
+from saxml.saxutil.progress import ProgressDisplay
 
 _INT32_MAX = 2**31 - 1
 
@@ -14,13 +17,20 @@ class PublishCommand(Command):
 
     name = "publish"
     synopsis = "Publish a model."
-    usage = "<model ID> <model path> <checkpoint path> <num of replicas> [override_key=value]*"
+    usage = (
+        "[-wait] <model ID> <model path> <checkpoint path> <num of replicas> [override_key=value]*"
+    )
     details = """Publish a model using the given number of server replicas.
 
-The value of an override should be JSON. This means strings must be in double quotes."""
+The value of an override should be JSON. This means strings must be in double quotes.
+With -wait it ends when all replicas are ready, up to -sax_timeout, or when a load has failed."""
+
+    def declare(self) -> None:
+        """-wait."""
+        self.flags.boolean("wait", False, "Wait until all replicas are ready.")
 
     def run(self, context: Context, args: Sequence[str]) -> None:
-        """Prints nothing."""
+        """Prints nothing on stdout; progress goes to stderr."""
         need(
             len(args) >= 4,
             "Provide model ID, model path, checkpoint path, and number of replicas, "
@@ -34,8 +44,12 @@ The value of an override should be JSON. This means strings must be in double qu
             need(bool(equals), f"Overrides should be of the form key=val, not {item}")
             overrides[key] = value
         model = new_model(model_id.full, args[1], args[2], replicas, overrides)
-        with failing("publish model"), AdminClient(context.root(), model_id.cell_id) as admin:
-            admin.publish(model, context.timeout_s)
+        with AdminClient(context.root(), model_id.cell_id) as admin:
+            with failing("publish model"):
+                admin.publish(model, context.timeout_s)
+            if self.flags["wait"]:
+                with failing("load model, which stays published"), ProgressDisplay() as display:
+                    wait_until_ready(admin, model_id.full, None, context.timeout_s, display.show)
 
 
 class UpdateCommand(Command):
@@ -110,6 +124,7 @@ class WatchCommand(Command):
 
     def run(self, context: Context, args: Sequence[str]) -> None:
         """Prints Reset, then "+ address" and "- address" lines as they come."""
+        need(context.format == TABLE, "watch prints lines as they come; it has no -format")
         need(len(args) == 1, "Provide a model ID.")
         model_id = model_argument(args[0])
         with (

@@ -32,6 +32,8 @@ class Context:
 
     root_flag: str
     total_s: float
+    # One of output.FORMATS.
+    format: str = "table"
     _deadline: Deadline = field(init=False)
 
     def __post_init__(self) -> None:

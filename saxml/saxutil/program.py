@@ -22,6 +22,7 @@ from saxml.saxutil.cmd_other import (
     GenerateImageCommand,
     RecognizeCommand,
 )
+from saxml.saxutil.cmd_status import StatsCommand, StatusCommand, WaitCommand
 from saxml.saxutil.cmd_write import ExportCommand, SaveCommand
 from saxml.saxutil.command import (
     FAILURE,
@@ -33,6 +34,7 @@ from saxml.saxutil.command import (
     status_text,
 )
 from saxml.saxutil.go_flags import FlagSet, HelpRequested, UsageError
+from saxml.saxutil.output import FORMATS, TABLE
 
 _COMMANDS: dict[str, type[Command]] = {
     command.name: command
@@ -47,6 +49,9 @@ _COMMANDS: dict[str, type[Command]] = {
         GetAclCommand,
         SetAclCommand,
         WatchCommand,
+        StatusCommand,
+        StatsCommand,
+        WaitCommand,
         SaveCommand,
         ExportCommand,
         GenerateCommand,
@@ -72,7 +77,9 @@ def main(args: Sequence[str]) -> int:
     flags = _global_flags()
     try:
         rest = flags.parse(args)
-        context = Context(flags["sax_root"], flags["sax_timeout"])
+        context = Context(flags["sax_root"], flags["sax_timeout"], flags["format"])
+        if context.format not in FORMATS:
+            raise UsageError(f"-format must be one of {', '.join(FORMATS)}, not {context.format}")
         if context.total_s <= 0:
             raise UsageError("-sax_timeout must be positive")
     except HelpRequested:
@@ -130,6 +137,7 @@ def _global_flags() -> FlagSet:
         "sax_root", "", "Where the cells are: a folder or gs://bucket/prefix; else SAX_ROOT."
     )
     flags.duration("sax_timeout", "60s", "Time for the whole command, such as 90s or 5m.")
+    flags.string("format", TABLE, "How results are printed: table, json or csv.")
     for name in ("logtostderr", "alsologtostderr"):
         flags.boolean(name, False, "Accepted for old scripts; errors always go to stderr.")
     for name in ("stderrthreshold", "log_dir", "vmodule", "log_backtrace_at"):

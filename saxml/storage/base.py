@@ -63,6 +63,9 @@ class Store(Protocol):
     def make_dir(self, name: str) -> None:
         """Makes a directory, with its parents; no error if it is there."""
 
+    def remove_dir(self, name: str) -> None:
+        """Removes everything below the directory `name` and itself; no error if it is not there."""
+
 
 def open_store(root: str, *, deadline_s: float | None = None) -> Store:
     """The store at `root`: a folder, gs://bucket/prefix (or /gcs/bucket/prefix), or mem://name.

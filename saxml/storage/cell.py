@@ -4,14 +4,16 @@ cell = CellStore(sax_root(flag), parse_cell("/sax/test"))
 cell.admin_address()        # "192.0.2.2:10000"
 """
 
+import contextlib
+import logging
 import os
 from collections.abc import Callable
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from saxml.common.errors import FailedPreconditionError
-from saxml.common.names import CellId, quote
+from saxml.common.errors import AlreadyExistsError, FailedPreconditionError
+from saxml.common.names import CellId, check_fs_root, quote
 from saxml.proto import admin_pb2
 from saxml.storage.base import ConflictError, Store, open_store
 
@@ -21,6 +23,7 @@ LEASE_NAME = "lease.json"
 # What `saxutil create` writes into location.proto.
 NO_ADMIN_YET = "No admin server has been started for this Sax cell."
 
+_logger = logging.getLogger(__name__)
 _M = TypeVar("_M", bound=Message)
 
 
@@ -140,3 +143,30 @@ class CellStore:
     def _write(self, name: str, message: Message, if_generation: int | None) -> int:
         data = message.SerializeToString(deterministic=True)
         return self.store.write(f"{self._dir}/{name}", data, if_generation=if_generation)
+
+
+def store_cell(
+    files: CellStore, config: admin_pb2.Config, *, replace: bool = False
+) -> admin_pb2.Config | None:
+    """Makes a cell for which an admin server can be started.
+
+    That is its directory, its configuration and, where there is none, a location.proto that says
+    that no admin server was started. Gives the configuration it had before, which `replace` allows
+    even where it cannot be read; without it a cell that is there is an AlreadyExistsError.
+    """
+    check_fs_root(config.fs_root)
+    old = None
+    try:
+        old = files.read_config()
+    except FailedPreconditionError as error:
+        if not replace:
+            raise
+        _logger.warning("Replacing the old configuration, which cannot be read: %s", error)
+    if old is not None and not replace:
+        raise AlreadyExistsError(f"the cell {files.cell.full} exists already ({files.path})")
+    files.create()
+    files.write_config(config, if_generation=None if replace else 0)
+    if files.read_location() is None:
+        with contextlib.suppress(ConflictError):  # an admin server was started meanwhile
+            files.write_location(NO_ADMIN_YET, if_generation=0)
+    return old

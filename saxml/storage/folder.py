@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 
@@ -76,6 +77,13 @@ class FolderStore:
         path = os.path.join(self.root, name)
         with _explained("create folder", path):
             os.makedirs(path, mode=0o777, exist_ok=True)
+
+    def remove_dir(self, name: str) -> None:
+        """Removes a directory with everything in it."""
+        path = self._path(name)
+        with _explained("remove folder", path):
+            if os.path.isdir(path):
+                shutil.rmtree(path)
 
     def _path(self, name: str) -> str:
         check_name(name)

@@ -133,6 +133,24 @@ class GcsStore:
             except ConflictError:
                 return  # made by another process meanwhile
 
+    def remove_dir(self, name: str) -> None:
+        """Removes all objects below a directory, the marker last: until then it exists."""
+        check_name(name)
+        below = f"{self._prefix}{name.strip('/')}/"
+
+        def attempt() -> None:
+            found = self._client.list_blobs(
+                self._name, prefix=below, timeout=self._attempt_timeout_s, retry=None
+            )
+            marker = below + DIR_MARKER
+            for blob in sorted(found, key=lambda b: (b.name == marker, b.name)):
+                try:
+                    blob.delete(timeout=self._attempt_timeout_s, retry=None)
+                except api.NotFound:
+                    continue  # by an earlier attempt, or another process
+
+        self._retried("remove", name, attempt)
+
     @functools.cached_property
     def _client(self) -> storage.Client:
         if os.environ.get("STORAGE_EMULATOR_HOST"):

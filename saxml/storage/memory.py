@@ -129,6 +129,14 @@ class MemoryStore:
         with self._lock:
             self._dirs.update("/".join(parts[: i + 1]) for i in range(len(parts)) if parts[i])
 
+    def remove_dir(self, name: str) -> None:
+        """Removes a directory with everything in it."""
+        check_name(name)
+        below = name.strip("/") + "/"
+        with self._lock:
+            self._objects = {n: o for n, o in self._objects.items() if not n.startswith(below)}
+            self._dirs = {d for d in self._dirs if not f"{d}/".startswith(below)}
+
     def _fault(self, call: str, name: str) -> FaultKind | None:
         fault = self.injector(call, name) if self.injector is not None else None
         if fault is None:

@@ -53,10 +53,13 @@ def test_delete_removes_the_folder(tmp_path: Path) -> None:
         delete_cell(str(tmp_path), TEST)
 
 
-def test_delete_in_a_bucket_says_how() -> None:
-    create_cell("mem://bucket", TEST, "/fs")
-    with pytest.raises(UnimplementedError, match="gcloud storage rm"):
-        delete_cell("mem://bucket", TEST)
+def test_delete_leaves_other_cells(tmp_path: Path) -> None:
+    for root in (str(tmp_path), "mem://delete"):
+        create_cell(root, TEST, "/fs")
+        create_cell(root, parse_cell("/sax/test2"), "/fs")
+        delete_cell(root, TEST)
+        assert list_cells(root) == ["test2"]
+        create_cell(root, TEST, "/fs")
 
 
 @pytest.mark.parametrize(

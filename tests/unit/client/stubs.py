@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from saxml.common.names import parse_cell
+from saxml.common.names import READY_TRAILER, SERVERS_TRAILER, UNPLACED_TRAILER, parse_cell
 from saxml.proto import (
     admin_pb2,
     admin_pb2_grpc,
@@ -59,13 +59,16 @@ class StubAdmin(_Scripted, admin_pb2_grpc.AdminServicer):
         self.server_id = server_id
         self.models: dict[str, admin_pb2.PublishedModel] = {}
         self.stats = admin_pb2.StatsResponse()
+        self.states = ""
+        self.ready: dict[str, int] = {}
+        self.why: dict[str, str] = {}
         self._leader = ""
         self._logs: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
         self._changed = threading.Condition()
         self._server: grpc.Server | None = None
         self.address = ""
 
-    def start(self, root: Path, cell: str = "/sax/test", port: int = 0) -> "StubAdmin":
+    def start(self, root: Path | str, cell: str = "/sax/test", port: int = 0) -> "StubAdmin":
         self._server = grpc.server(futures.ThreadPoolExecutor(16))
         admin_pb2_grpc.add_AdminServicer_to_server(self, self._server)
         port = self._server.add_insecure_port(f"127.0.0.1:{port}")
@@ -153,16 +156,28 @@ class StubAdmin(_Scripted, admin_pb2_grpc.AdminServicer):
         if not request.model_id:
             return admin_pb2.ListResponse(published_models=self.models.values())
         self._check(request.model_id, context)
+        trailers: list[tuple[str, str | bytes]] = []
+        if request.model_id in self.ready:
+            trailers.append((READY_TRAILER, str(self.ready[request.model_id])))
+        if request.model_id in self.why:
+            trailers.append((UNPLACED_TRAILER, self.why[request.model_id].encode()))
+        context.set_trailing_metadata(tuple(trailers))
         return admin_pb2.ListResponse(published_models=[self.models[request.model_id]])
 
     def Stats(self, request: Any, context: grpc.ServicerContext) -> admin_pb2.StatsResponse:
         self.seen("Stats", request, context)
+        if self.states:
+            context.set_trailing_metadata(((SERVERS_TRAILER, self.states),))
         return self.stats
 
     def WaitForReady(
         self, request: Any, context: grpc.ServicerContext
     ) -> admin_pb2.WaitForReadyResponse:
         self.seen("WaitForReady", request, context)
+        while self.ready.get(request.model_id, request.num_replicas) < request.num_replicas:
+            if not context.is_active():
+                context.abort(grpc.StatusCode.CANCELLED, "gone")
+            time.sleep(0.02)
         return admin_pb2.WaitForReadyResponse()
 
     def WatchLoc(self, request: Any, context: grpc.ServicerContext) -> admin_pb2.WatchLocResponse:

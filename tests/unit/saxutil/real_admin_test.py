@@ -1,6 +1,7 @@
 """saxutil and the client against the real admin server; model servers are stubs that join."""
 
 import asyncio
+import json
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -105,6 +106,12 @@ def test_life_of_a_model(cell: RealCell, servers: list[StubServer]) -> None:
         admin.WaitForReady(MODEL, 1)
         assert admin.ListDetail(MODEL).overrides == {"BATCH_SIZE": "[2]"}
         assert sum(stat.num_replicas for stat in admin.Stats()) == 2
+    assert run("wait", MODEL) == Result(0, "", f"{MODEL}: 1 of 1 replicas ready\n")
+    status = json.loads(run("-format=json", "status", "/sax/test").out)
+    assert status["servers"]["by_state"] == {"Active": 2}
+    assert status["models"] == [
+        {"model_id": MODEL, "wanted": 1, "assigned": 1, "ready": 1, "why": ""}
+    ]
     result = run("ls", "-csv", "-acls=false", MODEL)
     assert (result.code, result.err) == (0, "")
     assert result.out.splitlines()[1].startswith(f"lm,{PATH},None,1,{servers[1].address}")
