@@ -1,10 +1,10 @@
 import pytest
 
-from saxml.common.errors import FailedPreconditionError, UnavailableError
+from saxml.common.errors import AlreadyExistsError, FailedPreconditionError, UnavailableError
 from saxml.common.names import CellId
 from saxml.proto import admin_pb2
 from saxml.storage.base import open_store
-from saxml.storage.cell import NO_ADMIN_YET, CellStore, sax_root
+from saxml.storage.cell import NO_ADMIN_YET, CellStore, sax_root, store_cell
 
 CELL = CellId("test")
 
@@ -40,6 +40,22 @@ def test_a_cell_without_an_admin_server_is_told() -> None:
     assert files.read_location() == NO_ADMIN_YET
     with pytest.raises(FailedPreconditionError, match="no admin server has been started"):
         files.admin_address()
+
+
+def test_a_cell_is_made_once_unless_it_may_be_replaced() -> None:
+    files = CellStore("mem://store-cell", CELL)
+    first, second = admin_pb2.Config(fs_root="/a"), admin_pb2.Config(fs_root="/b")
+    assert store_cell(files, first) is None
+    assert files.read_location() == NO_ADMIN_YET
+    with pytest.raises(AlreadyExistsError, match="the cell /sax/test exists already"):
+        store_cell(files, second)
+    files.write_location("192.0.2.2:21100")
+    assert store_cell(files, second, replace=True) == first
+    assert files.read_config() == second
+    assert files.read_location() == "192.0.2.2:21100"
+    files.store.write("sax/test/config.proto", b"\xff\xff")
+    assert store_cell(files, first, replace=True) is None
+    assert files.read_config() == first
 
 
 def test_a_broken_file_is_told() -> None:

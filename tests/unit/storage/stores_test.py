@@ -86,6 +86,21 @@ def test_directories_are_listed_level_by_level(store: Store) -> None:
     assert store.list("") == ["sax/"]
 
 
+def test_removed_directory_takes_what_is_in_it_and_nothing_else(store: Store) -> None:
+    for cell in ("sax/test", "sax/test2"):
+        store.make_dir(f"{cell}/below")
+        store.make_dir(cell)
+        store.write(f"{cell}/below/a", b"")
+    store.remove_dir("sax/test")
+    store.remove_dir("sax/test")
+    assert not store.exists_dir("sax/test")
+    assert store.read("sax/test/below/a") is None
+    assert store.list("sax") == ["test2/"]
+    assert store.read("sax/test2/below/a") is not None
+    with pytest.raises(InvalidArgumentError, match="not a name below"):
+        store.remove_dir("")
+
+
 def test_names_stay_below_the_root(store: Store) -> None:
     for name in ("", "/etc/passwd", "a/../../b"):
         with pytest.raises(InvalidArgumentError, match="not a name below"):
