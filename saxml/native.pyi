@@ -25,7 +25,7 @@ __all__: list[str] = [
 
 class QueueFullError(RuntimeError):
     """
-    Scheduler.submit found the queue at its capacity.
+    Scheduler.submit found as many requests, or tokens, waiting as may wait.
     """
 
 class OutOfPagesError(RuntimeError):
@@ -149,8 +149,9 @@ class Scheduler:
 
     submit, cancel, wait, wake and the properties may be used from any thread, the rest from
     the engine's thread only. A request is started only when its rows and its worst case of
-    pages can be set aside, so a running one is never stopped for want of pages; requests
-    start in the order of their arrival.
+    pages can be set aside, so a running one is never stopped for want of pages. Requests
+    start by priority, then in the order of their arrival. Full pages of keys and values are
+    kept for prompts that begin alike, until others need them; plans must be run in order.
     """
     def __init__(
         self,
@@ -162,13 +163,17 @@ class Scheduler:
         max_model_len: int,
         queue_capacity: int,
         row_params: int,
+        prefix_cache: bool = True,
+        max_queued_tokens: int | None = None,
     ) -> None:
         """
         Set the sizes; ValueError if they do not fit together.
 
         buckets: ascending token counts that steps are padded to; the last is the most tokens of
         a step and at least max_rows, the most sequences at once. max_model_len: most tokens of
-        a sequence. row_params: words that travel with each request.
+        a sequence. row_params: words that travel with each request. prefix_cache: whether pages
+        are kept for later prompts. max_queued_tokens: most prompt tokens that wait, None for any
+        number; a request that comes while none waits is always taken.
         """
     def advance(
         self,
@@ -225,6 +230,9 @@ class Scheduler:
         targets: numpy.typing.NDArray[numpy.int32],
         row_params: numpy.typing.NDArray[numpy.int32],
         deadline: float,
+        priority: int = 0,
+        cache_salt: int = 0,
+        cache_read: bool = True,
     ) -> None:
         """
         Queue a request; any thread.
@@ -233,8 +241,12 @@ class Scheduler:
         prompt emits `width` entries (samples 0..width-1) instead of one. targets: empty to
         generate; to score, the last len(targets) prompt tokens each emit an entry with that
         target (then width is 1, max_new_tokens 0). deadline: time.monotonic() seconds, inf for
-        none. Raises ValueError for a request that could never run and for an id in use,
-        QueueFullError when queue_capacity requests wait.
+        none. priority: higher ones leave the queue first; lower ones wait as long as such ones
+        come. cache_salt: unsigned 64 bits; pages are shared among requests with the same one.
+        cache_read: whether pages that others computed may be used; at least the last prompt
+        token, and every one with a target, is computed in any case. Raises ValueError for a
+        request that could never run and for an id in use, QueueFullError when queue_capacity
+        requests or max_queued_tokens wait.
         """
     def take_dropped(self) -> list[tuple[int, DropReason]]:
         """
@@ -251,9 +263,29 @@ class Scheduler:
         Have one wait() return True. Any thread.
         """
     @property
+    def cached_pages(self) -> int:
+        """
+        Pages kept for later prompts that no sequence uses; taken when none is free.
+        """
+    @property
     def free_pages(self) -> int:
         """
-        Pages that nobody uses.
+        Pages that hold nothing.
+        """
+    @property
+    def prefix_hit_tokens(self) -> int:
+        """
+        How many of these were found and not computed again.
+        """
+    @property
+    def prefix_queried_tokens(self) -> int:
+        """
+        Tokens of all prompts that were looked up in the prefix cache.
+        """
+    @property
+    def queued_tokens(self) -> int:
+        """
+        Prompt tokens of the requests in the queue.
         """
     @property
     def running(self) -> int:
@@ -263,7 +295,7 @@ class Scheduler:
     @property
     def used_pages(self) -> int:
         """
-        Pages that hold tokens.
+        Pages that sequences use: all but the free and the cached.
         """
     @property
     def waiting(self) -> int:

@@ -56,6 +56,8 @@ class PageTable {
   }
 
   int length() const { return length_; }
+  // Pages without room.
+  int full_pages() const { return length_ / pool_->page_size(); }
   std::span<const int32_t> pages() const { return pages_; }
 
  private:

@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
@@ -119,7 +120,8 @@ lies where in `packed`.)")
 
 std::unique_ptr<Scheduler> MakeScheduler(int num_pages, int page_size, int max_rows,
                                          std::vector<int> buckets, int max_model_len,
-                                         int queue_capacity, int row_params) {
+                                         int queue_capacity, int row_params, bool prefix_cache,
+                                         std::optional<int64_t> max_queued_tokens) {
   return std::make_unique<Scheduler>(SchedulerConfig{
       .num_pages = num_pages,
       .page_size = page_size,
@@ -128,11 +130,14 @@ std::unique_ptr<Scheduler> MakeScheduler(int num_pages, int page_size, int max_r
       .max_model_len = max_model_len,
       .queue_capacity = queue_capacity,
       .row_params = row_params,
+      .prefix_cache = prefix_cache,
+      .max_queued_tokens = max_queued_tokens.value_or(std::numeric_limits<int64_t>::max()),
   });
 }
 
 void Submit(Scheduler& self, int64_t id, const Ids& prompt, int width, bool fork_at_start,
-            int max_new_tokens, const Ids& targets, const Ids& row_params, double deadline) {
+            int max_new_tokens, const Ids& targets, const Ids& row_params, double deadline,
+            int priority, uint64_t cache_salt, bool cache_read) {
   self.Submit({
       .id = id,
       .prompt = Copy(prompt, "prompt"),
@@ -142,6 +147,9 @@ void Submit(Scheduler& self, int64_t id, const Ids& prompt, int width, bool fork
       .targets = Copy(targets, "targets"),
       .row_params = Copy(row_params, "row_params"),
       .deadline = deadline,
+      .priority = priority,
+      .cache_salt = cache_salt,
+      .cache_read = cache_read,
   });
 }
 
@@ -176,27 +184,36 @@ void BindScheduler(py::module_& m) {
 
 submit, cancel, wait, wake and the properties may be used from any thread, the rest from
 the engine's thread only. A request is started only when its rows and its worst case of
-pages can be set aside, so a running one is never stopped for want of pages; requests
-start in the order of their arrival.)")
+pages can be set aside, so a running one is never stopped for want of pages. Requests
+start by priority, then in the order of their arrival. Full pages of keys and values are
+kept for prompts that begin alike, until others need them; plans must be run in order.)")
       .def(py::init(&MakeScheduler), py::kw_only(), py::arg("num_pages"), py::arg("page_size"),
            py::arg("max_rows"), py::arg("buckets"), py::arg("max_model_len"),
-           py::arg("queue_capacity"), py::arg("row_params"),
+           py::arg("queue_capacity"), py::arg("row_params"), py::arg("prefix_cache") = true,
+           py::arg("max_queued_tokens") = py::none(),
            R"(Set the sizes; ValueError if they do not fit together.
 
 buckets: ascending token counts that steps are padded to; the last is the most tokens of
 a step and at least max_rows, the most sequences at once. max_model_len: most tokens of
-a sequence. row_params: words that travel with each request.)")
+a sequence. row_params: words that travel with each request. prefix_cache: whether pages
+are kept for later prompts. max_queued_tokens: most prompt tokens that wait, None for any
+number; a request that comes while none waits is always taken.)")
       .def("submit", &Submit, py::arg("request_id"), py::arg("prompt"), py::kw_only(),
            py::arg("width"), py::arg("fork_at_start"), py::arg("max_new_tokens"),
-           py::arg("targets"), py::arg("row_params"), py::arg("deadline"),
+           py::arg("targets"), py::arg("row_params"), py::arg("deadline"), py::arg("priority") = 0,
+           py::arg("cache_salt") = 0, py::arg("cache_read") = true,
            R"(Queue a request; any thread.
 
 width: most sequences alive at once (beams or samples). fork_at_start: the finished
 prompt emits `width` entries (samples 0..width-1) instead of one. targets: empty to
 generate; to score, the last len(targets) prompt tokens each emit an entry with that
 target (then width is 1, max_new_tokens 0). deadline: time.monotonic() seconds, inf for
-none. Raises ValueError for a request that could never run and for an id in use,
-QueueFullError when queue_capacity requests wait.)")
+none. priority: higher ones leave the queue first; lower ones wait as long as such ones
+come. cache_salt: unsigned 64 bits; pages are shared among requests with the same one.
+cache_read: whether pages that others computed may be used; at least the last prompt
+token, and every one with a target, is computed in any case. Raises ValueError for a
+request that could never run and for an id in use, QueueFullError when queue_capacity
+requests or max_queued_tokens wait.)")
       .def("cancel", &Scheduler::Cancel, py::arg("request_id"),
            "Have the next plan() drop a request; unknown ids are ignored. Any thread.")
       .def("wait", &Scheduler::Wait, py::arg("timeout"), py::call_guard<py::gil_scoped_release>(),
@@ -206,8 +223,18 @@ True as soon as a request waits, runs or is to be dropped, or wake() was called.
       .def("wake", &Scheduler::Wake, "Have one wait() return True. Any thread.")
       .def_property_readonly("waiting", &Scheduler::waiting, "Requests in the queue.")
       .def_property_readonly("running", &Scheduler::running, "Requests that were started.")
-      .def_property_readonly("free_pages", &Scheduler::free_pages, "Pages that nobody uses.")
-      .def_property_readonly("used_pages", &Scheduler::used_pages, "Pages that hold tokens.")
+      .def_property_readonly("queued_tokens", &Scheduler::queued_tokens,
+                             "Prompt tokens of the requests in the queue.")
+      .def_property_readonly("free_pages", &Scheduler::free_pages, "Pages that hold nothing.")
+      .def_property_readonly("cached_pages", &Scheduler::cached_pages,
+                             "Pages kept for later prompts that no sequence uses; taken when none "
+                             "is free.")
+      .def_property_readonly("used_pages", &Scheduler::used_pages,
+                             "Pages that sequences use: all but the free and the cached.")
+      .def_property_readonly("prefix_queried_tokens", &Scheduler::prefix_queried_tokens,
+                             "Tokens of all prompts that were looked up in the prefix cache.")
+      .def_property_readonly("prefix_hit_tokens", &Scheduler::prefix_hit_tokens,
+                             "How many of these were found and not computed again.")
       .def("packed_offsets", &PackedOffsets, py::arg("bucket"),
            R"(Give (offset, length) of each section of StepPlan.packed in a bucket, in order.
 
@@ -284,7 +311,7 @@ character, the longest.)")
 PYBIND11_MODULE(native, m) {
   m.doc() = "The native core of the model server: KV pages, scheduling, text.";
   py::register_exception<QueueFull>(m, "QueueFullError", PyExc_RuntimeError).doc() =
-      "Scheduler.submit found the queue at its capacity.";
+      "Scheduler.submit found as many requests, or tokens, waiting as may wait.";
   py::register_exception<OutOfPages>(m, "OutOfPagesError", PyExc_RuntimeError).doc() =
       "PagePool.allocate found no free page.";
   py::native_enum<DropReason>(m, "DropReason", "enum.Enum", "Why plan() gave a request up.")

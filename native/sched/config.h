@@ -7,6 +7,8 @@
 #ifndef NATIVE_SCHED_CONFIG_H_
 #define NATIVE_SCHED_CONFIG_H_
 
+#include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "native/sched/request.h"
@@ -21,10 +23,12 @@ struct SchedulerConfig {
   int max_model_len;         // most tokens of a sequence, prompt included
   int queue_capacity;
   int row_params;  // words of Request::row_params
+  bool prefix_cache = true;
+  int64_t max_queued_tokens = std::numeric_limits<int64_t>::max();  // see RequestQueue
 };
 
 // Gives `config` back. Throws std::invalid_argument for sizes that do not fit together (page counts
-// are left to PagePool, the queue's capacity to RequestQueue).
+// are left to PagePool, the queue's bounds to RequestQueue).
 SchedulerConfig CheckedConfig(SchedulerConfig config);
 
 // Throws std::invalid_argument for a request that could never run under `config`.

@@ -15,19 +15,23 @@ int64_t WorstCasePages(const Request& request, int page_size) {
   return shared + request.width * (all - shared);
 }
 
-Group::Group(Request request, PagePool* pool)
+int FirstEntry(const Request& request) {
+  return static_cast<int>(request.prompt.size() - std::max<size_t>(request.targets.size(), 1));
+}
+
+Group::Group(Request request, PagePool* pool, std::span<const int32_t> prefix)
     : request_(std::move(request)),
-      reserved_pages_(static_cast<int>(WorstCasePages(request_, pool->page_size()))) {
-  const int size = pool->page_size();
+      page_size_(pool->page_size()),
+      reserved_pages_(static_cast<int>(WorstCasePages(request_, page_size_))) {
   const int longest = static_cast<int>(request_.prompt.size()) + request_.max_new_tokens;
   sequences_.reserve(request_.width);
   next_.reserve(request_.width);
   uses_.reserve(request_.width);
-  sequences_.push_back({PageTable(pool, (longest + size - 1) / size)});
-}
-
-int Group::first_entry() const {
-  return static_cast<int>(request_.prompt.size() - std::max<size_t>(request_.targets.size(), 1));
+  sequences_.push_back({PageTable(pool, (longest + page_size_ - 1) / page_size_)});
+  sequences_[0].table.Share(prefix);
+  sequences_[0].tokens.reserve(request_.max_new_tokens);
+  sequences_[0].entered = static_cast<int>(prefix.size());
+  page_.reserve(page_size_);
 }
 
 Chunk Group::NextChunk(int tokens, int entries) const {
@@ -41,6 +45,30 @@ Chunk Group::NextChunk(int tokens, int entries) const {
   }
   const int wanted = end < prompt ? 0 : request_.fork_at_start ? request_.width : 1;
   return wanted > entries ? Chunk{} : Chunk{end - begin, wanted};
+}
+
+std::span<const int32_t> Group::PageTokens(const Sequence& sequence, int index) {
+  const size_t size = page_size_, begin = index * size, prompt = request_.prompt.size();
+  if (begin + size <= prompt) return std::span(request_.prompt).subspan(begin, size);
+  if (begin >= prompt) return std::span(sequence.tokens).subspan(begin - prompt, size);
+  page_.assign(request_.prompt.begin() + begin, request_.prompt.end());
+  page_.insert(page_.end(), sequence.tokens.begin(),
+               sequence.tokens.begin() + (begin + size - prompt));
+  return page_;
+}
+
+void Group::EnterPages(PrefixIndex* index) {
+  for (Sequence& sequence : sequences_) {
+    const int full = sequence.table.full_pages();
+    for (; sequence.entered < full; ++sequence.entered) {
+      const int i = sequence.entered;
+      const auto pages = sequence.table.pages();
+      const int32_t parent = i == 0 ? PrefixIndex::kNoParent : pages[i - 1];
+      const int32_t page =
+          index->Enter(parent, PageTokens(sequence, i), request_.cache_salt, pages[i]);
+      if (page != pages[i]) sequence.table.Replace(i, page);
+    }
+  }
 }
 
 void Group::CheckAdvance(std::span<const int32_t> parents, std::span<const int32_t> tokens) const {
@@ -75,10 +103,17 @@ void Group::Advance(std::span<const int32_t> parents, std::span<const int32_t> t
   uses_.assign(sequences_.size(), 0);
   for (int32_t parent : parents) ++uses_[parent];
   for (size_t child = 0; child < parents.size(); ++child) {
-    PageTable& table = sequences_[parents[child]].table;
+    Sequence& parent = sequences_[parents[child]];
     // The last child takes the parent's own table, so one that does not fork costs nothing.
-    const bool last = --uses_[parents[child]] == 0;
-    next_.push_back({last ? std::move(table) : table.Fork(), tokens[child]});
+    if (--uses_[parents[child]] == 0) {
+      next_.push_back(std::move(parent));
+    } else {
+      next_.push_back({.table = parent.table.Fork(), .entered = parent.entered});
+      next_.back().tokens.reserve(request_.max_new_tokens);
+      next_.back().tokens = parent.tokens;
+    }
+    next_.back().pending = tokens[child];
+    next_.back().tokens.push_back(tokens[child]);
   }
   sequences_.swap(next_);
   next_.clear();  // releases what the ended sequences held

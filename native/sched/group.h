@@ -2,10 +2,11 @@
 // with one sequence that takes in the prompt in chunks; then whoever samples replaces the
 // sequences, step by step, until it finishes the request.
 //
-//   Group group(std::move(request), &pool);
+//   Group group(std::move(request), &pool, /*prefix=*/{});
 //   Chunk chunk = group.NextChunk(/*tokens=*/512, /*entries=*/8);  // what fits into a step
 //   group.sequences()[0].table.Extend(chunk.tokens);
 //   group.Emitted();                              // the prompt is in and its entries are out
+//   group.EnterPages(&index);                     // others may begin with its full pages
 //   group.Advance({0, 0}, {17, 23});              // two beams continue the prompt
 #ifndef NATIVE_SCHED_GROUP_H_
 #define NATIVE_SCHED_GROUP_H_
@@ -15,6 +16,7 @@
 #include <vector>
 
 #include "native/kv/page_table.h"
+#include "native/kv/prefix_index.h"
 #include "native/sched/request.h"
 
 namespace sax {
@@ -23,9 +25,14 @@ namespace sax {
 // others may differ in each.
 int64_t WorstCasePages(const Request& request, int page_size);
 
+// The first prompt token that emits an entry.
+int FirstEntry(const Request& request);
+
 struct Sequence {
   PageTable table;
-  int32_t pending = 0;  // the token to process next, once the prompt is in
+  int32_t pending = 0;               // the token to process next, once the prompt is in
+  std::vector<int32_t> tokens = {};  // what follows the prompt, the pending one included
+  int entered = 0;                   // pages, from the first, that are in the prefix index
 };
 
 // A piece of prompt for one step and the entries it emits. No tokens: nothing fits now.
@@ -42,7 +49,8 @@ class Group {
     kAwaiting,  // entries are out; Advance() or the end comes next
   };
 
-  Group(Request request, PagePool* pool);
+  // `prefix`: pages that hold the beginning of the prompt already.
+  Group(Request request, PagePool* pool, std::span<const int32_t> prefix = {});
 
   const Request& request() const { return request_; }
   Phase phase() const { return phase_; }
@@ -53,12 +61,16 @@ class Group {
   bool scored() const { return !request_.targets.empty(); }
   // Prompt tokens that the pages hold.
   int prefilled() const { return sequences_[0].table.length(); }
-  // The first prompt token that emits an entry.
-  int first_entry() const;
+  int first_entry() const { return FirstEntry(request_); }
 
   // The longest piece of prompt that fits into so many tokens and entries. Scoring is cut so that
   // its entries fit; a prompt whose end would emit too many entries waits as a whole.
   Chunk NextChunk(int tokens, int entries) const;
+
+  // Enters the full pages that are not in `index` yet; a page that the index has already, by
+  // another's work, takes the place of the own one. All that was planned must come before anything
+  // that is planned later.
+  void EnterPages(PrefixIndex* index);
 
   // Entries were emitted that the group must wait for.
   void Emitted() { phase_ = Phase::kAwaiting; }
@@ -69,15 +81,18 @@ class Group {
   void Advance(std::span<const int32_t> parents, std::span<const int32_t> tokens);
 
  private:
+  std::span<const int32_t> PageTokens(const Sequence& sequence, int index);
   void CheckAdvance(std::span<const int32_t> parents, std::span<const int32_t> tokens) const;
 
   Request request_;
+  const int page_size_;
   int reserved_pages_;
   int generated_ = 0;  // tokens added by Advance to each sequence
   Phase phase_ = Phase::kPrefill;
   std::vector<Sequence> sequences_;
   std::vector<Sequence> next_;  // scratch of Advance
   std::vector<int> uses_;       // scratch of Advance
+  std::vector<int32_t> page_;   // scratch of EnterPages
 };
 
 }  // namespace sax

@@ -118,6 +118,57 @@ TEST(GroupTest, BeamsJoinAgainAndTheOthersPagesAreReleased) {
   pool.CheckIntegrity();
 }
 
+TEST(GroupTest, BeginsBehindThePagesOfOthers) {
+  PagePool pool(64, 4);
+  PrefixIndex index(&pool);
+  Group first = Prefilled(&pool, 10, 1);
+  first.EnterPages(&index);
+  const auto pages = first.sequences()[0].table.pages();
+  Group second(Prompt(10), &pool, pages.first(2));
+  EXPECT_EQ(second.prefilled(), 8);
+  ExpectChunk(second.NextChunk(100, 1), 2, 1);
+  EXPECT_EQ(pool.RefCount(pages[0]), 3);
+}
+
+TEST(GroupTest, FullPagesOfPromptAndGeneratedTokensAreEntered) {
+  PagePool pool(64, 4);
+  PrefixIndex index(&pool);
+  Group group = Prefilled(&pool, 6, 1);  // tokens 100..105
+  Ids found;
+  const auto match = [&] {
+    index.Match(Ids{100, 101, 102, 103, 104, 105, 1, 2, 3, 4, 5, 6}, 0, 9, &found);
+    return found.size();
+  };
+  group.EnterPages(&index);
+  EXPECT_EQ(match(), 1u);
+  for (int32_t token : {1, 2, 3, 4, 5}) {
+    group.Advance(Ids{0}, Ids{token});
+    group.sequences()[0].table.Extend(1);
+    group.Emitted();
+  }
+  group.EnterPages(&index);
+  EXPECT_EQ(match(), 2u) << "the third page has room";
+  group.Advance(Ids{0}, Ids{6});
+  group.EnterPages(&index);
+  EXPECT_EQ(match(), 2u) << "its last token is pending";
+  group.sequences()[0].table.Extend(1);
+  group.EnterPages(&index);
+  EXPECT_EQ(match(), 3u);
+  index.CheckIntegrity();
+}
+
+TEST(GroupTest, PageThatAnotherEnteredFirstIsUsedInsteadOfTheOwn) {
+  PagePool pool(64, 4);
+  PrefixIndex index(&pool);
+  Group first = Prefilled(&pool, 4, 1), second = Prefilled(&pool, 4, 2);
+  first.EnterPages(&index);
+  second.Advance(Ids{0, 0}, Ids{1, 2});
+  second.EnterPages(&index);
+  const int32_t page = first.sequences()[0].table.pages()[0];
+  for (const Sequence& beam : second.sequences()) EXPECT_EQ(beam.table.pages()[0], page);
+  EXPECT_EQ(pool.free_pages(), 63);
+}
+
 TEST(GroupTest, ChildrenMayCrossOver) {
   PagePool pool(64, 4);
   Group group = Prefilled(&pool, 6, 2);

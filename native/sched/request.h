@@ -26,6 +26,12 @@ struct Request {
   // Words that travel with every entry of this request; the scheduler does not look at them.
   std::vector<int32_t> row_params = {};
   double deadline = std::numeric_limits<double>::infinity();
+  // Higher ones leave the queue first.
+  int priority = 0;
+  // Pages are shared only among requests with the same salt.
+  uint64_t cache_salt = 0;
+  // Whether pages that others computed may be used. Its own are entered for others in any case.
+  bool cache_read = true;
 };
 
 // Why the scheduler gave a request up.

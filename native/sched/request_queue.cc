@@ -8,29 +8,45 @@
 
 namespace sax {
 
-RequestQueue::RequestQueue(int capacity) : capacity_(std::max(capacity, 0)) {
+RequestQueue::RequestQueue(int capacity, int64_t max_tokens)
+    : capacity_(std::max(capacity, 0)), max_tokens_(max_tokens) {
   if (capacity < 1) {
     throw std::invalid_argument(
         StrCat("queue_capacity is ", capacity, "; at least 1 request must be able to wait"));
+  }
+  if (max_tokens < 1) {
+    throw std::invalid_argument(
+        StrCat("max_queued_tokens is ", max_tokens, "; at least 1 token must be able to wait"));
+  }
+}
+
+void RequestQueue::CheckRoom(const Request& request) const {
+  if (waiting_.size() >= capacity_) {
+    throw QueueFull(StrCat(waiting_.size(),
+                           " requests are waiting, which is the queue's capacity; try again "
+                           "later or raise queue_capacity"));
+  }
+  const int64_t prompt = request.prompt.size();
+  if (!waiting_.empty() && prompt > max_tokens_ - tokens()) {
+    throw QueueFull(StrCat("requests with ", tokens(), " prompt tokens are waiting, and ", prompt,
+                           " more would pass the ", max_tokens_,
+                           " that may wait; try again later or raise max_queued_tokens"));
   }
 }
 
 void RequestQueue::Push(Request request) {
   {
     std::lock_guard lock(mutex_);
-    if (known_.contains(request.id)) {
-      throw std::invalid_argument(
-          StrCat("request ", request.id, " is already waiting or running; ids must be unique"));
-    }
-    if (waiting_.size() >= capacity_) {
-      throw QueueFull(StrCat(waiting_.size(),
-                             " requests are waiting, which is the queue's capacity; try again "
-                             "later or raise queue_capacity"));
-    }
     const int64_t id = request.id;
+    if (known_.contains(id)) {
+      throw std::invalid_argument(
+          StrCat("request ", id, " is already waiting or running; ids must be unique"));
+    }
+    CheckRoom(request);
     first_deadline_ = std::min(first_deadline_, request.deadline);
-    waiting_.push_back(std::move(request));
-    known_[id].waiting = std::prev(waiting_.end());
+    tokens_.fetch_add(request.prompt.size(), std::memory_order_relaxed);
+    const auto place = std::pair(-int64_t{request.priority}, arrivals_++);
+    known_[id].waiting = waiting_.emplace(place, std::move(request)).first;
     size_.store(static_cast<int>(waiting_.size()), std::memory_order_relaxed);
   }
   work_.notify_all();
@@ -65,10 +81,12 @@ void RequestQueue::Wake() {
   work_.notify_all();
 }
 
-void RequestQueue::Erase(List::iterator request) {
-  known_.erase(request->id);
-  waiting_.erase(request);
+Request RequestQueue::Take(Waiting::iterator waiting) {
+  Request request = std::move(waiting->second);
+  waiting_.erase(waiting);
   size_.store(static_cast<int>(waiting_.size()), std::memory_order_relaxed);
+  tokens_.fetch_sub(request.prompt.size(), std::memory_order_relaxed);
+  return request;
 }
 
 void RequestQueue::DropDead(double now, std::vector<Dropped>* dropped,
@@ -77,7 +95,8 @@ void RequestQueue::DropDead(double now, std::vector<Dropped>* dropped,
   for (int64_t id : cancelled_) {
     if (const auto waiting = known_.at(id).waiting) {
       dropped->push_back({id, DropReason::kCancelled});
-      Erase(*waiting);
+      Take(*waiting);
+      known_.erase(id);
     } else {
       cancelled->push_back(id);
     }
@@ -85,30 +104,32 @@ void RequestQueue::DropDead(double now, std::vector<Dropped>* dropped,
   cancelled_.clear();
   if (now < first_deadline_) return;
   first_deadline_ = std::numeric_limits<double>::infinity();
-  for (auto request = waiting_.begin(); request != waiting_.end();) {
-    const auto next = std::next(request);
-    if (request->deadline <= now) {
-      dropped->push_back({request->id, DropReason::kExpired});
-      Erase(request);
+  for (auto waiting = waiting_.begin(); waiting != waiting_.end();) {
+    const auto next = std::next(waiting);
+    const int64_t id = waiting->second.id;
+    const double deadline = waiting->second.deadline;
+    if (deadline <= now) {
+      dropped->push_back({id, DropReason::kExpired});
+      Take(waiting);
+      known_.erase(id);
     } else {
-      first_deadline_ = std::min(first_deadline_, request->deadline);
+      first_deadline_ = std::min(first_deadline_, deadline);
     }
-    request = next;
+    waiting = next;
   }
 }
 
 const Request* RequestQueue::Front() const {
   std::lock_guard lock(mutex_);
-  return waiting_.empty() ? nullptr : &waiting_.front();
+  return waiting_.empty() ? nullptr : &waiting_.begin()->second;
 }
 
-Request RequestQueue::Pop() {
+Request RequestQueue::Pop(int64_t id) {
   std::lock_guard lock(mutex_);
-  Request request = std::move(waiting_.front());
-  waiting_.pop_front();
-  known_.at(request.id).waiting.reset();
-  size_.store(static_cast<int>(waiting_.size()), std::memory_order_relaxed);
-  return request;
+  Known& known = known_.at(id);
+  const auto waiting = known.waiting.value();
+  known.waiting.reset();
+  return Take(waiting);
 }
 
 void RequestQueue::Forget(int64_t id) {
@@ -116,11 +137,8 @@ void RequestQueue::Forget(int64_t id) {
   const auto known = known_.find(id);
   if (known == known_.end()) return;
   if (known->second.cancelled) std::erase(cancelled_, id);
-  if (known->second.waiting) {
-    Erase(*known->second.waiting);
-  } else {
-    known_.erase(known);
-  }
+  if (known->second.waiting) Take(*known->second.waiting);
+  known_.erase(known);
 }
 
 void RequestQueue::SetBusy(bool busy) {

@@ -29,7 +29,7 @@ Dead DropDead(RequestQueue* queue, double now = 0) {
 
 Ids PopAll(RequestQueue* queue) {
   Ids ids;
-  while (queue->Front() != nullptr) ids.push_back(queue->Pop().id);
+  while (queue->Front() != nullptr) ids.push_back(queue->Pop(queue->Front()->id).id);
   return ids;
 }
 
@@ -52,9 +52,50 @@ TEST(RequestQueueTest, RefusesMoreThanItsCapacityAndSaysSo) {
   } catch (const QueueFull& error) {
     EXPECT_EQ(std::string(error.what()).substr(0, 22), "2 requests are waiting");
   }
-  queue.Pop();
+  queue.Pop(queue.Front()->id);
   Push(&queue, 3);
   EXPECT_EQ(PopAll(&queue), (Ids{2, 3}));
+}
+
+TEST(RequestQueueTest, HigherPrioritiesGoFirstAndEqualOnesInOrderOfArrival) {
+  RequestQueue queue(8);
+  int64_t id = 0;
+  for (int priority : {0, 2, -1, 2, 0, std::numeric_limits<int>::min()}) {
+    queue.Push({.id = id++, .prompt = {1}, .priority = priority});
+  }
+  EXPECT_EQ(PopAll(&queue), (Ids{1, 3, 0, 4, 2, 5}));
+}
+
+TEST(RequestQueueTest, PopTakesTheRequestThatWasLookedAt) {
+  RequestQueue queue(8);
+  Push(&queue, 1);
+  const Request* front = queue.Front();
+  queue.Push({.id = 2, .prompt = {1}, .priority = 1});
+  EXPECT_EQ(queue.Pop(front->id).id, 1);
+  EXPECT_EQ(queue.Front()->id, 2);
+}
+
+TEST(RequestQueueTest, RefusesMoreTokensThanMayWaitAndSaysSo) {
+  RequestQueue queue(8, 10);
+  queue.Push({.id = 1, .prompt = {1, 2, 3, 4, 5, 6}});
+  EXPECT_EQ(queue.tokens(), 6);
+  try {
+    queue.Push({.id = 2, .prompt = {1, 2, 3, 4, 5}});
+    FAIL() << "11 tokens wait";
+  } catch (const QueueFull& error) {
+    EXPECT_EQ(std::string(error.what()),
+              "requests with 6 prompt tokens are waiting, and 5 more would pass the 10 that may "
+              "wait; try again later or raise max_queued_tokens");
+  }
+  queue.Push({.id = 2, .prompt = {1, 2, 3, 4}});
+  queue.Cancel(1);
+  DropDead(&queue);
+  EXPECT_EQ(queue.tokens(), 4);
+  queue.Forget(2);
+  EXPECT_EQ(queue.tokens(), 0);
+  queue.Push({.id = 3, .prompt = std::vector<int32_t>(99, 1)});
+  EXPECT_EQ(queue.tokens(), 99) << "one that comes alone is taken";
+  EXPECT_THROW(RequestQueue(8, 0), std::invalid_argument);
 }
 
 TEST(RequestQueueTest, RefusesACapacityBelowOne) {
@@ -66,7 +107,7 @@ TEST(RequestQueueTest, IdIsInUseUntilItIsForgotten) {
   RequestQueue queue(8);
   Push(&queue, 1);
   EXPECT_THROW(Push(&queue, 1), std::invalid_argument);
-  queue.Pop();
+  queue.Pop(queue.Front()->id);
   EXPECT_THROW(Push(&queue, 1), std::invalid_argument);
   queue.Forget(1);
   Push(&queue, 1);
@@ -80,7 +121,7 @@ TEST(RequestQueueTest, IdIsInUseUntilItIsForgotten) {
 TEST(RequestQueueTest, DropsWhatWasCancelledWhereverItIs) {
   RequestQueue queue(8);
   for (int64_t id : {1, 2, 3}) Push(&queue, id);
-  queue.Pop();
+  queue.Pop(queue.Front()->id);
   for (int64_t id : {1, 3, 3, 77}) queue.Cancel(id);
   const Dead dead = DropDead(&queue);
   EXPECT_EQ(dead.dropped, (std::vector<Dropped>{{3, DropReason::kCancelled}}));
@@ -92,7 +133,7 @@ TEST(RequestQueueTest, DropsWhatWasCancelledWhereverItIs) {
 TEST(RequestQueueTest, CancelDoesNotOutliveItsRequest) {
   RequestQueue queue(8);
   Push(&queue, 1);
-  queue.Pop();
+  queue.Pop(queue.Front()->id);
   queue.Cancel(1);
   queue.Forget(1);
   Push(&queue, 1);  // another request with the id
@@ -132,7 +173,7 @@ TEST(RequestQueueTest, WaitReturnsAtOnceForAnyKindOfWork) {
   RequestQueue queue(8);
   Push(&queue, 1);
   EXPECT_TRUE(queue.Wait(kInf));
-  queue.Pop();
+  queue.Pop(queue.Front()->id);
   EXPECT_FALSE(queue.Wait(0));
   queue.Cancel(1);
   EXPECT_TRUE(queue.Wait(kInf));
@@ -159,7 +200,7 @@ void ExpectWakes(RequestQueue* queue, Action action) {
 TEST(RequestQueueTest, SleeperIsWokenByPushCancelWakeAndBusy) {
   RequestQueue queue(8);
   ExpectWakes(&queue, [&] { Push(&queue, 1); });
-  queue.Pop();
+  queue.Pop(queue.Front()->id);
   ExpectWakes(&queue, [&] { queue.Cancel(1); });
   DropDead(&queue);
   ExpectWakes(&queue, [&] { queue.Wake(); });

@@ -28,8 +28,9 @@ std::vector<PackedLayout> Layouts(const SchedulerConfig& config) {
 Scheduler::Scheduler(SchedulerConfig config)
     : config_(CheckedConfig(std::move(config))),
       layouts_(Layouts(config_)),
-      queue_(config_.queue_capacity),
+      queue_(config_.queue_capacity, config_.max_queued_tokens),
       pool_(config_.num_pages, config_.page_size) {
+  if (config_.prefix_cache) index_.emplace(&pool_);
   running_.reserve(config_.max_rows);
   rows_.reserve(config_.max_rows);
   Publish();
@@ -42,6 +43,9 @@ void Scheduler::Submit(Request request) {
 
 std::unique_ptr<StepPlan> Scheduler::Plan(double now) {
   DropDead(now);
+  if (index_) {
+    for (const auto& group : running_) group->EnterPages(&*index_);
+  }
   rows_.clear();
   const Budget all{config_.buckets.back(), config_.max_rows};
   Budget left = all;
@@ -93,8 +97,8 @@ void Scheduler::ChoosePrefillRows(Budget* left) {
   }
   while (left->tokens > 0) {
     const Request* next = queue_.Front();
-    if (next == nullptr || !Admissible(*next)) return;
-    ChooseChunk(Admit(), left);
+    if (next == nullptr || !Admissible(*next) || !FindPrefix(*next)) return;
+    ChooseChunk(Admit(next->id), left);
   }
 }
 
@@ -111,9 +115,44 @@ bool Scheduler::Admissible(const Request& request) const {
          reserved_pages_ + WorstCasePages(request, config_.page_size) <= config_.num_pages;
 }
 
-Group* Scheduler::Admit() {
-  running_.push_back(std::make_unique<Group>(queue_.Pop(), &pool_));
+// Puts into prefix_ the pages that hold the beginning of a prompt, up to the first token whose
+// logits are wanted. False: a running request is about to compute more of it, and the head of the
+// queue, with all behind it, waits for that; many suffixes of one prefix compute the prefix once.
+//
+// This ends, and soon. The head waits only for a group in its prefill whose prompt begins with more
+// full pages of the head's than the index has. While it waits nobody is started, so there are ever
+// fewer such groups: each either goes, or comes to the end of those pages. It does come there: the
+// first group in prefill always gets tokens, as the decode rows before it leave at least its width
+// of max_rows in tokens and entries, and so each becomes the first. At the Plan() after that its
+// pages are in the index, stay there while it uses them, and are what the head finds. Groups that
+// await their tokens, which others may be slow to bring, are not waited for. And little is lost:
+// the head is looked at only when the prefills before it have left tokens of the step's budget,
+// that is when they end in this step or emit all entries there are.
+bool Scheduler::FindPrefix(const Request& request) {
+  prefix_.clear();
+  if (!index_ || !request.cache_read) return true;
+  const int most = FirstEntry(request) / config_.page_size;
+  index_->Match(request.prompt, request.cache_salt, most, &prefix_);
+  const int found = static_cast<int>(prefix_.size());
+  if (found == most) return true;
+  return std::ranges::none_of(running_, [&](const auto& group) {
+    if (group->phase() != Group::Phase::kPrefill) return false;
+    const Request& other = group->request();
+    if (other.cache_salt != request.cache_salt) return false;
+    const size_t wanted = static_cast<size_t>(found + 1) * config_.page_size;
+    return other.prompt.size() >= wanted &&
+           std::equal(request.prompt.begin(), request.prompt.begin() + wanted,
+                      other.prompt.begin());
+  });
+}
+
+Group* Scheduler::Admit(int64_t id) {
+  running_.push_back(std::make_unique<Group>(queue_.Pop(id), &pool_, prefix_));
   Group* group = running_.back().get();
+  if (index_ && group->request().cache_read) {
+    queried_.fetch_add(group->request().prompt.size(), std::memory_order_relaxed);
+    hits_.fetch_add(group->prefilled(), std::memory_order_relaxed);
+  }
   by_id_[group->request().id] = group;
   reserved_rows_ += group->request().width;
   reserved_pages_ += group->reserved_pages();
@@ -158,7 +197,8 @@ void Scheduler::Release(int64_t id) {
   queue_.Forget(id);
   const auto found = by_id_.find(id);
   if (found == by_id_.end()) return;
-  const Group* group = found->second;
+  Group* group = found->second;
+  if (index_) group->EnterPages(&*index_);
   reserved_rows_ -= group->request().width;
   reserved_pages_ -= group->reserved_pages();
   by_id_.erase(found);
@@ -171,11 +211,12 @@ void Scheduler::Publish() {
     num_running_.store(running, std::memory_order_relaxed);
     queue_.SetBusy(running > 0);
   }
-  num_free_.store(pool_.free_pages(), std::memory_order_relaxed);
+  pages_.store({pool_.free_pages(), pool_.cached_pages()}, std::memory_order_relaxed);
 }
 
 void Scheduler::CheckIntegrity() const {
   pool_.CheckIntegrity();
+  if (index_) index_->CheckIntegrity();
   const auto require = [](bool good, const auto&... what) {
     if (!good) throw std::runtime_error(StrCat(what...));
   };
@@ -198,8 +239,10 @@ void Scheduler::CheckIntegrity() const {
     reserved += promised;
   }
   for (int page = 0; page < config_.num_pages; ++page) {
-    require(uses[page] == pool_.RefCount(page), "page ", page, " has reference count ",
-            pool_.RefCount(page), " and ", uses[page], " uses");
+    const int kept = pool_.Kept(page);
+    require(uses[page] + kept == pool_.RefCount(page), "page ", page, " has reference count ",
+            pool_.RefCount(page), ", and ", uses[page], " uses by sequences and ", kept,
+            " by the prefix index");
   }
   require(rows == reserved_rows_ && rows <= config_.max_rows, "rows reserved: ", reserved_rows_,
           ", by running requests: ", rows, ", at most: ", config_.max_rows);
@@ -208,8 +251,9 @@ void Scheduler::CheckIntegrity() const {
           ", at most: ", config_.num_pages);
   require(by_id_.size() == running_.size(), "ids of running requests: ", by_id_.size(),
           ", running: ", running_.size());
-  require(free_pages() == pool_.free_pages(), "free pages published: ", free_pages(),
-          ", in the pool: ", pool_.free_pages());
+  require(free_pages() == pool_.free_pages() && cached_pages() == pool_.cached_pages(),
+          "pages published: ", free_pages(), " free, ", cached_pages(),
+          " cached; in the pool: ", pool_.free_pages(), " and ", pool_.cached_pages());
 }
 
 }  // namespace sax

@@ -1,6 +1,7 @@
 // Scheduler decides what the device does next: which sequences decode, which pieces of which
-// prompts join them, on which pages. It serves requests in the order in which they came and starts
-// one only when it can finish in any case.
+// prompts join them, on which pages. It serves requests by priority and then in the order in which
+// they came, and starts one only when it can finish in any case. What others computed of a prompt
+// is not computed again.
 //
 //   Scheduler scheduler(config);
 //   scheduler.Submit(std::move(request));                   // any thread
@@ -14,11 +15,13 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <unordered_map>
 #include <vector>
 
 #include "native/kv/page_pool.h"
+#include "native/kv/prefix_index.h"
 #include "native/sched/config.h"
 #include "native/sched/group.h"
 #include "native/sched/plan_writer.h"
@@ -42,9 +45,19 @@ class Scheduler {
   bool Wait(double timeout) { return queue_.Wait(timeout); }
   void Wake() { queue_.Wake(); }
   int waiting() const { return queue_.size(); }
+  int64_t queued_tokens() const { return queue_.tokens(); }
   int running() const { return num_running_.load(std::memory_order_relaxed); }
-  int free_pages() const { return num_free_.load(std::memory_order_relaxed); }
-  int used_pages() const { return config_.num_pages - free_pages(); }
+  // Pages that hold nothing; that no sequence uses, kept for prompts that begin alike and taken
+  // when none is free; that sequences use. They add up to all.
+  int free_pages() const { return pages_.load(std::memory_order_relaxed).free; }
+  int cached_pages() const { return pages_.load(std::memory_order_relaxed).cached; }
+  int used_pages() const {
+    const Pages pages = pages_.load(std::memory_order_relaxed);
+    return config_.num_pages - pages.free - pages.cached;
+  }
+  // Tokens of the prompts that were looked up since the start, and how many of them were found.
+  int64_t prefix_queried_tokens() const { return queried_.load(std::memory_order_relaxed); }
+  int64_t prefix_hit_tokens() const { return hits_.load(std::memory_order_relaxed); }
 
   const SchedulerConfig& config() const { return config_; }
   // Where things lie in the plans of a bucket. Throws std::invalid_argument for another number.
@@ -53,6 +66,8 @@ class Scheduler {
   // --- the engine thread ---
 
   // The next step, or nullptr when there is nothing to do. `now` is on the clock of the deadlines.
+  // Steps must be run in the order in which they were planned: later ones read pages that earlier
+  // ones write.
   std::unique_ptr<StepPlan> Plan(double now);
   // Requests that Plan() released since the last call, because they were cancelled or expired.
   std::vector<Dropped> TakeDropped();
@@ -68,13 +83,18 @@ class Scheduler {
     int tokens;
     int entries;
   };
+  struct Pages {
+    int32_t free;
+    int32_t cached;
+  };
 
   void DropDead(double now);
   void ChooseDecodeRows(Budget* left);
   void ChoosePrefillRows(Budget* left);
   void ChooseChunk(Group* group, Budget* left);
   bool Admissible(const Request& request) const;
-  Group* Admit();
+  bool FindPrefix(const Request& request);
+  Group* Admit(int64_t id);
   const PackedLayout& SmallestLayout(const Budget& used) const;
   void Release(int64_t id);
   void Publish();
@@ -83,15 +103,19 @@ class Scheduler {
   std::vector<PackedLayout> layouts_;  // one a bucket
   RequestQueue queue_;
   PagePool pool_;
-  std::vector<std::unique_ptr<Group>> running_;  // in order of arrival
+  std::optional<PrefixIndex> index_;
+  std::vector<std::unique_ptr<Group>> running_;  // in order of start
   std::unordered_map<int64_t, Group*> by_id_;    // the same ones
   int reserved_rows_ = 0;
   int reserved_pages_ = 0;
   std::vector<Dropped> dropped_;
   std::vector<Row> rows_;             // scratch of Plan
   std::vector<int64_t> cancelled_;    // scratch of Plan
+  std::vector<int32_t> prefix_;       // scratch of Plan: what FindPrefix found
   std::atomic<int> num_running_ = 0;  // for other threads
-  std::atomic<int> num_free_ = 0;
+  std::atomic<Pages> pages_ = Pages{0, 0};
+  std::atomic<int64_t> queried_ = 0;
+  std::atomic<int64_t> hits_ = 0;
 };
 
 }  // namespace sax

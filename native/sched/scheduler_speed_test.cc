@@ -21,7 +21,7 @@ double Median(std::vector<double> values) {
 }
 
 // `groups` requests of `width` beams; each step the beams permute and one of them forks.
-void Measure(int groups, int width, int prompt, int steps) {
+void Measure(int groups, int width, int prompt, int steps, bool prefix_cache) {
   const int rows = groups * width;
   Scheduler scheduler({.num_pages = 1 << 16,
                        .page_size = 16,
@@ -29,10 +29,11 @@ void Measure(int groups, int width, int prompt, int steps) {
                        .buckets = {rows, 4096},
                        .max_model_len = 2048,
                        .queue_capacity = groups,
-                       .row_params = 8});
+                       .row_params = 8,
+                       .prefix_cache = prefix_cache});
   for (int id = 0; id < groups; ++id) {
     scheduler.Submit({.id = id,
-                      .prompt = Ids(prompt, 1),
+                      .prompt = Ids(prompt, id),
                       .width = width,
                       .max_new_tokens = steps + 1,
                       .row_params = Ids(8, 0)});
@@ -55,15 +56,19 @@ void Measure(int groups, int width, int prompt, int steps) {
     plan_us.push_back(std::chrono::duration<double, std::micro>(planned - start).count());
     advance_us.push_back(std::chrono::duration<double, std::micro>(end - planned).count());
   }
-  std::printf("%3d requests x %d beams, %4d prompt tokens: plan %6.1f us, advance %6.1f us\n",
-              groups, width, prompt, Median(plan_us), Median(advance_us));
+  std::printf(
+      "%3d requests x %d beams, %4d prompt tokens, prefix cache %s: plan %6.1f us, "
+      "advance %6.1f us\n",
+      groups, width, prompt, prefix_cache ? "on " : "off", Median(plan_us), Median(advance_us));
 }
 
 TEST(SchedulerSpeedTest, DecodeSteps) {
-  Measure(32, 1, 512, 1000);
-  Measure(8, 4, 512, 1000);
-  Measure(256, 1, 512, 1000);
-  Measure(64, 4, 512, 1000);
+  for (bool prefix_cache : {false, true}) {
+    Measure(32, 1, 512, 300, prefix_cache);
+    Measure(8, 4, 512, 300, prefix_cache);
+    Measure(256, 1, 512, 300, prefix_cache);
+    Measure(64, 4, 512, 300, prefix_cache);
+  }
 }
 
 }  // namespace

@@ -29,6 +29,9 @@ SchedulerConfig Config() {
 Request RandomRequest(int64_t id, std::mt19937* random) {
   const auto upto = [random](int most) { return static_cast<int>((*random)() % (most + 1)); };
   Request request{.id = id, .prompt = std::vector<int32_t>(1 + upto(30), 5), .row_params = {1}};
+  request.cache_salt = upto(1);
+  request.cache_read = upto(9) != 0;
+  request.priority = upto(2);
   if (upto(4) == 0) {
     request.targets.assign(1 + upto(static_cast<int>(request.prompt.size()) - 1), 6);
     return request;
@@ -56,6 +59,8 @@ void RunClient(Scheduler* scheduler, int client) {
     if (random() % 5 == 0) scheduler->Cancel(id - random() % 3);
     EXPECT_LE(scheduler->waiting(), 16);
     EXPECT_LE(scheduler->used_pages(), 48);
+    EXPECT_GE(scheduler->used_pages(), 0);
+    EXPECT_LE(scheduler->prefix_hit_tokens(), scheduler->prefix_queried_tokens());
   }
 }
 
@@ -95,8 +100,12 @@ class Engine {
   std::mt19937 random_{99};
 };
 
-TEST(SchedulerStressTest, EveryRequestEndsAndEveryPageComesBack) {
-  Scheduler scheduler(Config());
+class SchedulerStressTest : public testing::TestWithParam<bool> {};
+
+TEST_P(SchedulerStressTest, EveryRequestEndsAndEveryPageComesBack) {
+  SchedulerConfig config = Config();
+  config.prefix_cache = GetParam();
+  Scheduler scheduler(config);
   std::vector<std::thread> clients;
   for (int client = 0; client < kClients; ++client) {
     clients.emplace_back(RunClient, &scheduler, client);
@@ -108,10 +117,15 @@ TEST(SchedulerStressTest, EveryRequestEndsAndEveryPageComesBack) {
   }
   for (std::thread& client : clients) client.join();
   EXPECT_EQ(scheduler.Plan(0), nullptr);
-  EXPECT_EQ(scheduler.free_pages(), 48);
+  EXPECT_EQ(scheduler.used_pages(), 0);
+  EXPECT_EQ(scheduler.cached_pages() > 0, config.prefix_cache);
+  EXPECT_EQ(scheduler.prefix_hit_tokens() > 0, config.prefix_cache);
   EXPECT_EQ(scheduler.running(), 0);
   EXPECT_EQ(scheduler.waiting(), 0);
+  EXPECT_EQ(scheduler.queued_tokens(), 0);
 }
+
+INSTANTIATE_TEST_SUITE_P(PrefixCache, SchedulerStressTest, testing::Bool());
 
 }  // namespace
 }  // namespace sax

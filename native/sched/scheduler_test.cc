@@ -21,7 +21,8 @@ class SchedulerTest : public testing::Test {
             .buckets = {2, 4, 8, 16},
             .max_model_len = 64,
             .queue_capacity = 8,
-            .row_params = 0};
+            .row_params = 0,
+            .prefix_cache = false};
   }
 
   void TearDown() override { scheduler.CheckIntegrity(); }

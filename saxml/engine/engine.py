@@ -89,6 +89,7 @@ class Engine:
             max_model_len=options.max_model_len,
             queue_capacity=options.queue_capacity,
             row_params=step_lib.ROW_PARAMS,
+            prefix_cache=options.prefix_cache,
         )
         self._requests: dict[int, Request] = {}
         self._ids = itertools.count(1)
@@ -205,8 +206,18 @@ class Engine:
 
     @property
     def free_pages(self) -> int:
-        """Pages no sequence uses."""
-        return int(self._scheduler.free_pages)
+        """Pages no sequence uses; the prefix cache may keep some of them for later prompts."""
+        return int(self.options.num_pages - self._scheduler.used_pages)
+
+    @property
+    def prefix_queried_tokens(self) -> int:
+        """Tokens of all prompts that were looked up in the prefix cache."""
+        return int(self._scheduler.prefix_queried_tokens)
+
+    @property
+    def prefix_hit_tokens(self) -> int:
+        """How many of these were found there and not computed again."""
+        return int(self._scheduler.prefix_hit_tokens)
 
     @property
     def pending(self) -> int:

@@ -18,6 +18,7 @@ class EngineOptions:
     top_k           candidates kept before sampling; 0: the whole vocabulary
     num_candidates  best tokens a row that beam search gets to see; 0 without beams
     stop_ids        tokens that end a sequence
+    prefix_cache    whether full pages are kept for prompts that begin alike
     """
 
     page_size: int
@@ -29,6 +30,7 @@ class EngineOptions:
     top_k: int
     num_candidates: int
     stop_ids: tuple[int, ...]
+    prefix_cache: bool = True
 
     def __post_init__(self) -> None:
         if self.buckets[-1] < self.max_rows:

@@ -195,6 +195,7 @@ def engine_options(
         top_k=1 if beam or greedy_only else params.TOP_K,
         num_candidates=beam.num_candidates if beam else 0,
         stop_ids=params.stop_ids,
+        prefix_cache=params.PREFIX_CACHE,
     )
 
 

@@ -1,7 +1,8 @@
 """The rules of saxml.native.Scheduler once more, as plainly as Python allows.
 
-Pages are objects here, a cached sequence is the list of its tokens, and prompts grow token by
-token: nothing is shared with the C++ but the rules.
+Pages are objects here, a cached sequence is the list of its tokens, prompts grow token by token,
+and the prefix cache is a dictionary from whole beginnings to pages: nothing is shared with the C++
+but the rules.
 """
 
 import dataclasses
@@ -29,7 +30,9 @@ class Request:
     targets: list[int] = dataclasses.field(default_factory=list)
     row_params: list[int] = dataclasses.field(default_factory=list)
     deadline: float = math.inf
-    cancelled: bool = False
+    priority: int = 0
+    cache_salt: int = 0
+    cache_read: bool = True
 
 
 @dataclasses.dataclass
@@ -37,6 +40,7 @@ class Beam:
     cached: list[int]
     pages: list[Page]
     pending: int = 0
+    entered: int = 0
 
 
 @dataclasses.dataclass
@@ -60,13 +64,16 @@ class Entry:
 
 @dataclasses.dataclass
 class Step:
-    """What a plan must say; `histories` are the cached tokens of each row after the step."""
+    """What a plan must say; `histories` are the cached tokens of each row after the step, `salts`
+    the salts of their requests."""
 
     tokens: list[int] = dataclasses.field(default_factory=list)
     positions: list[int] = dataclasses.field(default_factory=list)
     starts: list[int] = dataclasses.field(default_factory=list)
     histories: list[list[int]] = dataclasses.field(default_factory=list)
+    salts: list[int] = dataclasses.field(default_factory=list)
     entries: list[Entry] = dataclasses.field(default_factory=list)
+    beams: list[Beam] = dataclasses.field(default_factory=list)
     decode_rows: int = 0
     copies: int = 0
     bucket: int = 0
@@ -81,8 +88,16 @@ class Model:
     max_model_len: int
     queue_capacity: int
     row_params: int
+    prefix_cache: bool = True
+    max_queued_tokens: int | None = None
     waiting: list[Request] = dataclasses.field(default_factory=list)
     running: list[Run] = dataclasses.field(default_factory=list)
+    cancels: list[int] = dataclasses.field(default_factory=list)
+    # (salt, all tokens up to the end of the page) -> page
+    index: dict[tuple[int, tuple[int, ...]], Page] = dataclasses.field(default_factory=dict)
+    idle: list[Page] = dataclasses.field(default_factory=list)  # of the index, unused; oldest first
+    queried: int = 0
+    hits: int = 0
 
     def worst_case(self, request: Request) -> int:
         total = math.ceil((len(request.prompt) + request.max_new_tokens) / self.page_size)
@@ -106,12 +121,85 @@ class Model:
         everything = [*self.waiting, *(r.request for r in self.running)]
         return next((r for r in everything if r.id == request_id), None)
 
+    def queued_tokens(self) -> int:
+        return sum(len(r.prompt) for r in self.waiting)
+
+    def has_room(self, request: Request) -> bool:
+        if len(self.waiting) == self.queue_capacity:
+            return False
+        if self.max_queued_tokens is None or not self.waiting:
+            return True
+        return self.queued_tokens() + len(request.prompt) <= self.max_queued_tokens
+
+    def submit(self, request: Request) -> None:
+        self.waiting.append(request)
+        self.waiting.sort(key=lambda r: -r.priority)
+
+    def cancel(self, request_id: int) -> None:
+        if self.known(request_id) and request_id not in self.cancels:
+            self.cancels.append(request_id)
+
     def release(self, request_id: int) -> None:
         self.waiting = [r for r in self.waiting if r.id != request_id]
-        self.running = [r for r in self.running if r.request.id != request_id]
+        self.cancels = [i for i in self.cancels if i != request_id]
+        if run := self.find(request_id):
+            self._enter(run)
+            self._let_go(run, [])
+
+    def _let_go(self, run: Run, going_on: list[Beam]) -> None:
+        """Ends a run's beams, all at first, then those that go on come back: what nobody else uses
+        becomes idle, beam after beam and the last page first."""
+        kept = {id(p) for beam in going_on for p in beam.pages}
+        while run.beams:
+            for page in reversed(run.beams.pop(0).pages):
+                in_use = self._users(page) or id(page) in kept
+                if not in_use and page in self.index.values() and page not in self.idle:
+                    self.idle.append(page)
+        run.beams = going_on
+        if not going_on:
+            self.running.remove(run)
+
+    def _users(self, page: Page) -> int:
+        return sum(p is page for r in self.running for b in r.beams for p in b.pages)
 
     def used_pages(self) -> int:
         return len({id(p) for r in self.running for b in r.beams for p in b.pages})
+
+    def _new_page(self) -> Page:
+        if self.used_pages() + len(self.idle) == self.num_pages:
+            oldest = self.idle.pop(0)
+            self.index = {key: page for key, page in self.index.items() if page is not oldest}
+        return Page()
+
+    def _key(self, request: Request, tokens: list[int], pages: int) -> tuple[int, tuple[int, ...]]:
+        return request.cache_salt, tuple(tokens[: pages * self.page_size])
+
+    def _enter(self, run: Run) -> None:
+        for beam in run.beams if self.prefix_cache else []:
+            while (beam.entered + 1) * self.page_size <= len(beam.cached):
+                beam.entered += 1
+                key = self._key(run.request, beam.cached, beam.entered)
+                page = self.index.setdefault(key, beam.pages[beam.entered - 1])
+                beam.pages[beam.entered - 1] = page
+                self.idle = [p for p in self.idle if p is not page]
+
+    def _prefix(self, request: Request) -> list[Page] | None:
+        """The pages that a request begins with; None: it waits for those that a running one, not
+        further yet, is going to enter."""
+        if not self.prefix_cache or not request.cache_read:
+            return []
+        must = len(request.targets) or 1
+        most = (len(request.prompt) - must) // self.page_size
+        pages: list[Page] = []
+        for count in range(1, most + 1):
+            key = self._key(request, request.prompt, count)
+            if key in self.index:
+                pages.append(self.index[key])
+            elif any(key == self._key(r.request, r.request.prompt, count) for r in self.running):
+                return None
+            else:
+                break
+        return pages
 
     def may_advance(self, request_id: int, parents: list[int]) -> bool:
         run = self.find(request_id)
@@ -127,41 +215,52 @@ class Model:
     def advance(self, request_id: int, parents: list[int], tokens: list[int]) -> None:
         run = self.find(request_id)
         assert run is not None
-        run.beams = [
-            Beam(list(run.beams[p].cached), list(run.beams[p].pages), token)
-            for p, token in zip(parents, tokens, strict=True)
-        ]
+        children = []
+        for p, token in zip(parents, tokens, strict=True):
+            parent = run.beams[p]
+            children.append(Beam(list(parent.cached), list(parent.pages), token, parent.entered))
+        self._let_go(run, children)
         run.phase = Phase.DECODE
         run.advances += 1
 
     def drop(self, now: float) -> dict[int, str]:
-        dropped = {}
+        dropped = dict.fromkeys(self.cancels, "CANCELLED")
         for request in [*self.waiting, *(r.request for r in self.running)]:
-            if request.cancelled:
-                dropped[request.id] = "CANCELLED"
-            elif request.deadline <= now:
-                dropped[request.id] = "EXPIRED"
+            if request.deadline <= now:
+                dropped.setdefault(request.id, "EXPIRED")
         for request_id in dropped:
             self.release(request_id)
         return dropped
 
     def plan(self) -> Step | None:
         """Give the step after drop(), and make it."""
+        for run in self.running:
+            self._enter(run)
         step = Step()
         for run in [r for r in self.running if r.phase is Phase.DECODE]:
             for seq, beam in enumerate(run.beams):
                 entry = self._entry(run, seq, len(step.tokens), len(beam.cached) + 1)
-                self._add_row(step, beam, [beam.pending], [entry])
+                self._add_row(step, run, beam, [beam.pending], [entry])
                 step.decode_rows += 1
             run.phase = Phase.AWAITING
         for run in [r for r in self.running if r.phase is Phase.PREFILL]:
             self._prefill(step, run)
         while len(step.tokens) < self.buckets[-1] and self.waiting and self._fits(self.waiting[0]):
-            run = Run(self.waiting.pop(0), [Beam([], [])])
+            pages = self._prefix(self.waiting[0])
+            if pages is None:
+                break
+            request = self.waiting.pop(0)
+            begin = request.prompt[: len(pages) * self.page_size]
+            run = Run(request, [Beam(begin, pages, entered=len(pages))])
             self.running.append(run)
+            self.idle = [p for p in self.idle if p not in pages]
+            if self.prefix_cache and request.cache_read:
+                self.queried += len(request.prompt)
+                self.hits += len(begin)
             self._prefill(step, run)
         if not step.tokens:
             return None
+        self._grow(step)
         rows = max(len(step.starts), len(step.entries))
         step.bucket = min(
             t for t in self.buckets if t >= len(step.tokens) and min(t, self.max_rows) >= rows
@@ -199,7 +298,7 @@ class Model:
             taken.append(prompt[i])
             entries += new
         if taken:
-            self._add_row(step, beam, taken, entries)
+            self._add_row(step, run, beam, taken, entries)
         if len(beam.cached) == len(prompt):
             run.phase = Phase.AWAITING
 
@@ -210,19 +309,26 @@ class Model:
         sample = seq if sample < 0 else sample
         return Entry(request.id, seq, token, target, sample, position, request.row_params)
 
-    def _add_row(self, step: Step, beam: Beam, tokens: list[int], entries: list[Entry]) -> None:
+    def _add_row(
+        self, step: Step, run: Run, beam: Beam, tokens: list[int], entries: list[Entry]
+    ) -> None:
         begin = len(beam.cached)
-        if begin % self.page_size:
-            last = beam.pages[-1]
-            users = sum(p is last for r in self.running for b in r.beams for p in b.pages)
-            if users > 1:
-                beam.pages[-1] = Page()
-                step.copies += 1
-        while len(beam.pages) * self.page_size < begin + len(tokens):
-            beam.pages.append(Page())
         beam.cached += tokens
+        step.beams.append(beam)
         step.starts.append(len(step.tokens))
         step.tokens += tokens
         step.positions += range(begin, begin + len(tokens))
         step.histories.append(list(beam.cached))
+        step.salts.append(run.request.cache_salt)
         step.entries += entries
+
+    def _grow(self, step: Step) -> None:
+        """Gives the rows their pages, after all were chosen: the last prompt was looked up before
+        any page is taken from the prefix cache."""
+        for beam, start in zip(step.beams, step.starts, strict=True):
+            last_is_full = step.positions[start] % self.page_size == 0
+            if not last_is_full and self._users(beam.pages[-1]) > 1:
+                beam.pages[-1] = self._new_page()
+                step.copies += 1
+            while len(beam.pages) * self.page_size < len(beam.cached):
+                beam.pages.append(self._new_page())

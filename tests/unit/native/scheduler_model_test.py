@@ -1,3 +1,4 @@
+import itertools
 import math
 from typing import Any
 
@@ -12,6 +13,18 @@ from tests.unit.native.scheduler_model import Model, Phase, Request, Step
 
 IDS = st.integers(0, 7)  # few, so that they are used again, and while in use
 TOKENS = st.integers(0, 99)
+# Beginnings of a few texts, so that many share pages, and some that are like no other.
+TEXTS = st.sampled_from([list(range(20)), [*range(9), *range(50, 61)], [7] * 20])
+PROMPTS = st.one_of(
+    st.lists(TOKENS, min_size=1, max_size=20),
+    st.builds(lambda text, n: text[:n], TEXTS, st.integers(1, 20)),
+    st.builds(lambda text, n, last: text[:n] + last, TEXTS, st.integers(1, 19), st.lists(TOKENS)),
+).map(lambda prompt: prompt[:20])
+
+
+def chain(salt: int, tokens: list[int]) -> list[int]:
+    """What stands for the keys and values of each token."""
+    return list(itertools.accumulate(tokens, lambda before, t: hash((before, t)), initial=salt))[1:]
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -30,19 +43,25 @@ class SchedulerMachine(RuleBasedStateMachine):
             "queue_capacity": upto(1, 6),
             "row_params": upto(0, 2),
         }
+        sizes["prefix_cache"] = data.draw(st.sampled_from([True, True, False]))
+        sizes["max_queued_tokens"] = data.draw(st.sampled_from([None, None, 30]))
         last = sizes["max_rows"] + upto(0, 16)
         sizes["buckets"] = sorted({*data.draw(st.sets(st.integers(1, last), max_size=3)), last})
         self.model = Model(**sizes)
         self.scheduler = native.Scheduler(**sizes)
         self.now = 0.0
-        # One cell more: the last page is where padding would be written.
+        # What was computed in each slot: it depends on the token, all before it, and the salt. One
+        # page more: the last is where padding would be written.
         self.cache = [-1] * ((self.model.num_pages + 1) * self.model.page_size)
 
     @rule(data=st.data(), count=st.integers(1, 3))
     def submit_good_ones(self, data: st.DataObject, count: int) -> None:
         m = self.model
         for request_id in [i for i in range(20) if not m.known(i)][:count]:
-            request = Request(request_id, data.draw(st.lists(TOKENS, min_size=1, max_size=20)))
+            request = Request(request_id, data.draw(PROMPTS))
+            request.priority = data.draw(st.sampled_from([0, 0, 0, 1, -1]))
+            request.cache_salt = data.draw(st.sampled_from([0, 0, 0, 2**64 - 1]))
+            request.cache_read = data.draw(st.integers(0, 7)) > 0
             request.row_params = [request_id, -1][: m.row_params]
             request.deadline = self.now + data.draw(st.sampled_from([1.0, 3.0, math.inf, math.inf]))
             if data.draw(st.integers(0, 3)) == 0:
@@ -52,6 +71,21 @@ class SchedulerMachine(RuleBasedStateMachine):
                 request.width = data.draw(st.integers(1, min(3, m.max_rows)))
                 request.fork_at_start = data.draw(st.booleans())
                 request.max_new_tokens = data.draw(st.integers(1, 12))
+            self._submit_checked(request)
+
+    @rule(data=st.data(), text=TEXTS, salt=st.sampled_from([0, 0, 1]))
+    def submit_alike(self, data: st.DataObject, text: list[int], salt: int) -> None:
+        """Several that begin alike at once: one computes the beginning, the others wait for it."""
+        m = self.model
+        same = data.draw(st.integers(1, 18))
+        for request_id in [i for i in range(20) if not m.known(i)][:3]:
+            request = Request(request_id, [*text[:same], request_id, request_id])
+            request.row_params = [0] * m.row_params
+            request.cache_salt = salt
+            if data.draw(st.booleans()):
+                request.targets = [5]
+            else:
+                request.max_new_tokens = 3
             self._submit_checked(request)
 
     @rule(data=st.data(), request_id=IDS)
@@ -69,12 +103,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         if not self.model.could_run(request) or self.model.known(request.id):
             with pytest.raises(ValueError, match=f"request {request.id}"):
                 self._submit(request)
-        elif len(self.model.waiting) == self.model.queue_capacity:
+        elif not self.model.has_room(request):
             with pytest.raises(native.QueueFullError):
                 self._submit(request)
         else:
             self._submit(request)
-            self.model.waiting.append(request)
+            self.model.submit(request)
 
     def _submit(self, request: Request) -> None:
         self.scheduler.submit(
@@ -86,13 +120,15 @@ class SchedulerMachine(RuleBasedStateMachine):
             targets=np.array(request.targets, np.int32),
             row_params=np.array(request.row_params, np.int32),
             deadline=request.deadline,
+            priority=request.priority,
+            cache_salt=request.cache_salt,
+            cache_read=request.cache_read,
         )
 
     @rule(request_id=IDS)
     def cancel(self, request_id: int) -> None:
         self.scheduler.cancel(request_id)
-        if request := self.model.known(request_id):
-            request.cancelled = True
+        self.model.cancel(request_id)
 
     @precondition(lambda self: len(self.model.running) > 1)
     @rule(data=st.data(), request_id=IDS)
@@ -204,11 +240,13 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert s[name][step.copies :] == [m.num_pages] * (R - step.copies)
         for src, dst in zip(s["copy_src"], s["copy_dst"], strict=True):
             self.cache[dst * S : (dst + 1) * S] = self.cache[src * S : (src + 1) * S]
-        for token, slot in zip(s["tokens"], s["slots"], strict=True):
-            self.cache[slot] = token
-        for row, history in enumerate(step.histories):
+        computed = [chain(*both) for both in zip(step.salts, step.histories, strict=True)]
+        for row, (first, last) in enumerate(itertools.pairwise([*step.starts, len(step.tokens)])):
+            for i in range(first, last):
+                self.cache[s["slots"][i]] = computed[row][s["positions"][i]]
+        for row, wanted in enumerate(computed):
             table = s["page_table"][row * MP : (row + 1) * MP]
-            assert [self.cache[table[p // S] * S + p % S] for p in range(len(history))] == history
+            assert [self.cache[table[p // S] * S + p % S] for p in range(len(wanted))] == wanted
 
     @invariant()
     def counts_agree(self) -> None:
@@ -217,8 +255,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler.check_integrity()
         assert self.scheduler.waiting == len(self.model.waiting)
         assert self.scheduler.running == len(self.model.running)
+        assert self.scheduler.queued_tokens == self.model.queued_tokens()
         assert self.scheduler.used_pages == self.model.used_pages()
-        assert self.scheduler.free_pages + self.scheduler.used_pages == self.model.num_pages
+        assert self.scheduler.cached_pages == len(self.model.idle)
+        pages = self.scheduler.free_pages, self.scheduler.cached_pages, self.scheduler.used_pages
+        assert sum(pages) == self.model.num_pages
+        assert self.scheduler.prefix_queried_tokens == self.model.queried
+        assert self.scheduler.prefix_hit_tokens == self.model.hits
         work = self.model.waiting or self.model.running
         assert self.scheduler.wait(0.0) == bool(work)
 
@@ -234,7 +277,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 TestScheduler = SchedulerMachine.TestCase
 TestScheduler.settings = settings(
-    max_examples=200,
+    max_examples=300,
     stateful_step_count=60,
     deadline=None,
     derandomize=True,  # the same operations on every machine

@@ -21,6 +21,7 @@ def make(**changes: Any) -> native.Scheduler:
         "max_model_len": 40,
         "queue_capacity": 4,
         "row_params": 2,
+        "prefix_cache": False,
     }
     return native.Scheduler(**{**sizes, **changes})
 
