@@ -24,6 +24,8 @@ _CHANNEL_OPTIONS = [
     # sends two pings and then rarely, so that servers with default settings do not mind.
     ("grpc.keepalive_time_ms", 15_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    # Without this one gRPC waits a minute for the answer to a ping.
+    ("grpc.http2.ping_timeout_ms", 5_000),
 ]
 
 

@@ -1,9 +1,14 @@
 """Replicas and admin servers that change under load: callers see no error."""
 
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -83,6 +88,32 @@ def test_draining_replica_sends_calls_elsewhere_without_a_pause(world: World) ->
     assert turned_away > 20
     # A pause would be 5 ms at least.
     assert took < 200 * 0.01 + 1
+
+
+def test_server_that_hangs_loses_its_call_after_20_seconds(world: World) -> None:
+    code = (
+        "import time; from tests.unit.client.stubs import StubServer; server = StubServer();"
+        "server.release.clear(); print(server.start().address, flush=True); time.sleep(99)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+    )
+    try:
+        assert process.stdout
+        world.admin.add_model(MODEL, process.stdout.readline().strip())
+        lm = world.lm()
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(lambda: lm.generate("hi", timeout_s=40)[0].text)
+            time.sleep(1)
+            process.send_signal(signal.SIGSTOP)
+            world.admin.change(MODEL, "+", world.server("alive").address)
+            assert answer.result(30) == "alive"
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_leader_changes_under_load(world: World) -> None:
