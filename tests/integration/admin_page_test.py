@@ -47,8 +47,8 @@ def admin(tmp_path: pathlib.Path) -> Iterator[RunningAdmin]:
             "gs://bucket/checkpoints/gptj_6b_bf16/checkpoint_00000000 has no commit marker: the "
             "copy was not finished; copy it again"
         )
-        admin.publish("/sax/test/gptj", checkpoint_path="gs://bucket/gptj/checkpoint_00000000")
-        admin.publish("/sax/test/broken", model_path="p.Bad", checkpoint_path="gs://bucket/bad")
+        admin.publish("/sax/test/gptj", checkpoint_path="/models/gptj/checkpoint_00000000")
+        admin.publish("/sax/test/broken", model_path="p.Bad", checkpoint_path="/models/bad")
         admin.publish("/sax/test/nowhere", model_path="saxml.server.pax.lm.params.gptj.GPTJ96")
         admin.publish("/sax/test/half", replicas=2, model_path="p.Other")
         until(lambda: good.models.get("/sax/test/gptj") == common_pb2.LOADED)

@@ -63,8 +63,8 @@ def test_malformed_name_is_refused(cell: Cell, name: str) -> None:
     ("model", "path", "checkpoint", "overrides", "message"),
     [
         ("/sax/test/a", MODEL_PATH, "/nowhere/checkpoint_00000000", (), "/nowhere"),
-        ("/sax/test/b", MODEL_PATH, "None", ("BATCH_SIZE=many",), "BATCH_SIZE"),
-        ("/sax/test/c", MODEL_PATH, "None", ("BATCHES=1",), "no such constant"),
+        ("/sax/test/b", MODEL_PATH, "{}", ("BATCH_SIZE=many",), "BATCH_SIZE"),
+        ("/sax/test/c", MODEL_PATH, "{}", ("BATCHES=1",), "no such constant"),
         ("/sax/test/d", "saxml.server.pax.lm.params.gptj.Nope", "None", (), "Nope"),
     ],
 )
@@ -76,6 +76,7 @@ def test_model_that_cannot_be_loaded_says_why(
     overrides: tuple[str, ...],
     message: str,
 ) -> None:
+    checkpoint = checkpoint.format(cell.place + "/pax/checkpoint_00000000")
     published = cell.saxutil("publish", model, path, checkpoint, "1", *overrides)
     assert published.returncode == 0, published.stderr
     assert message in refused(cell, "--sax_timeout=4s", "lm.generate", model, "1")
