@@ -180,11 +180,13 @@ class Scheduler:
         request_id: int,
         parents: numpy.typing.NDArray[numpy.int32],
         tokens: numpy.typing.NDArray[numpy.int32],
+        samples: numpy.typing.NDArray[numpy.int32] | None = None,
     ) -> None:
         """
         Replace a request's sequences after its entries were emitted.
 
-        Child j continues sequence parents[j] with tokens[j]; 1 to width children. Pages are
+        Child j continues sequence parents[j] with tokens[j]; 1 to width children. samples[j]
+        is what its entries carry as entry_sample from now on; None: j. Pages are
         shared, those of sequences without a child are released. ValueError if nothing is
         awaited, a parent does not exist, there are too many children, or max_new_tokens would
         be passed.

@@ -253,13 +253,17 @@ keeps the GIL.)")
            "Give the requests that plan() dropped since the last call, and why.")
       .def(
           "advance",
-          [](Scheduler& self, int64_t id, const Ids& parents, const Ids& tokens) {
-            self.Advance(id, View(parents, "parents"), View(tokens, "tokens"));
+          [](Scheduler& self, int64_t id, const Ids& parents, const Ids& tokens,
+             const std::optional<Ids>& samples) {
+            self.Advance(id, View(parents, "parents"), View(tokens, "tokens"),
+                         samples ? View(*samples, "samples") : std::span<const int32_t>());
           },
           py::arg("request_id"), py::arg("parents"), py::arg("tokens"),
+          py::arg("samples") = py::none(),
           R"(Replace a request's sequences after its entries were emitted.
 
-Child j continues sequence parents[j] with tokens[j]; 1 to width children. Pages are
+Child j continues sequence parents[j] with tokens[j]; 1 to width children. samples[j]
+is what its entries carry as entry_sample from now on; None: j. Pages are
 shared, those of sequences without a child are released. ValueError if nothing is
 awaited, a parent does not exist, there are too many children, or max_new_tokens would
 be passed.)")

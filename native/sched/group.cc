@@ -71,7 +71,8 @@ void Group::EnterPages(PrefixIndex* index) {
   }
 }
 
-void Group::CheckAdvance(std::span<const int32_t> parents, std::span<const int32_t> tokens) const {
+void Group::CheckAdvance(std::span<const int32_t> parents, std::span<const int32_t> tokens,
+                         std::span<const int32_t> samples) const {
   const int64_t id = request_.id;
   if (phase_ != Phase::kAwaiting || scored()) {
     throw std::invalid_argument(
@@ -81,6 +82,10 @@ void Group::CheckAdvance(std::span<const int32_t> parents, std::span<const int32
   if (parents.size() != tokens.size()) {
     throw std::invalid_argument(StrCat("request ", id, " got ", parents.size(), " parents and ",
                                        tokens.size(), " tokens; each child needs both"));
+  }
+  if (!samples.empty() && samples.size() != parents.size()) {
+    throw std::invalid_argument(StrCat("request ", id, " got ", parents.size(), " parents and ",
+                                       samples.size(), " samples; each child needs one, or none"));
   }
   if (parents.empty() || parents.size() > static_cast<size_t>(request_.width)) {
     throw std::invalid_argument(StrCat("request ", id, " cannot go on with ", parents.size(),
@@ -98,8 +103,9 @@ void Group::CheckAdvance(std::span<const int32_t> parents, std::span<const int32
   }
 }
 
-void Group::Advance(std::span<const int32_t> parents, std::span<const int32_t> tokens) {
-  CheckAdvance(parents, tokens);
+void Group::Advance(std::span<const int32_t> parents, std::span<const int32_t> tokens,
+                    std::span<const int32_t> samples) {
+  CheckAdvance(parents, tokens, samples);
   uses_.assign(sequences_.size(), 0);
   for (int32_t parent : parents) ++uses_[parent];
   for (size_t child = 0; child < parents.size(); ++child) {
@@ -112,6 +118,7 @@ void Group::Advance(std::span<const int32_t> parents, std::span<const int32_t> t
       next_.back().tokens.reserve(request_.max_new_tokens);
       next_.back().tokens = parent.tokens;
     }
+    next_.back().sample = samples.empty() ? static_cast<int32_t>(child) : samples[child];
     next_.back().pending = tokens[child];
     next_.back().tokens.push_back(tokens[child]);
   }

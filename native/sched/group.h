@@ -30,6 +30,7 @@ int FirstEntry(const Request& request);
 
 struct Sequence {
   PageTable table;
+  int32_t sample = 0;                // which of the request's samples it belongs to
   int32_t pending = 0;               // the token to process next, once the prompt is in
   std::vector<int32_t> tokens = {};  // what follows the prompt, the pending one included
   int entered = 0;                   // pages, from the first, that are in the prefix index
@@ -76,13 +77,16 @@ class Group {
   void Emitted() { phase_ = Phase::kAwaiting; }
 
   // Child j continues sequence parents[j] with tokens[j] and becomes sequence j; the others end.
+  // Its entries carry samples[j], which stays with a sample when others end; without samples, j.
   // Throws std::invalid_argument, and changes nothing, when nothing is awaited, sizes differ or are
   // not 1..width, a parent does not exist, or max_new_tokens would be passed.
-  void Advance(std::span<const int32_t> parents, std::span<const int32_t> tokens);
+  void Advance(std::span<const int32_t> parents, std::span<const int32_t> tokens,
+               std::span<const int32_t> samples = {});
 
  private:
   std::span<const int32_t> PageTokens(const Sequence& sequence, int index);
-  void CheckAdvance(std::span<const int32_t> parents, std::span<const int32_t> tokens) const;
+  void CheckAdvance(std::span<const int32_t> parents, std::span<const int32_t> tokens,
+                    std::span<const int32_t> samples) const;
 
   Request request_;
   const int page_size_;

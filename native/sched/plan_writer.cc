@@ -49,7 +49,7 @@ void PlanWriter::AddEntries(const Row& row) {
   const Group& group = *row.group;
   const int last = num_tokens_ + row.tokens - 1;
   if (group.phase() == Group::Phase::kDecode) {
-    AddEntry(row, last, -1, row.seq);
+    AddEntry(row, last, -1, group.sequences()[row.seq].sample);
   } else if (group.scored()) {
     // The entries belong to the row's last tokens, up to position prefilled() - 1.
     const int32_t* const targets =

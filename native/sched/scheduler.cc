@@ -178,13 +178,13 @@ const PackedLayout& Scheduler::Layout(int bucket) const {
 std::vector<Dropped> Scheduler::TakeDropped() { return std::exchange(dropped_, {}); }
 
 void Scheduler::Advance(int64_t id, std::span<const int32_t> parents,
-                        std::span<const int32_t> tokens) {
+                        std::span<const int32_t> tokens, std::span<const int32_t> samples) {
   const auto group = by_id_.find(id);
   if (group == by_id_.end()) {
     throw std::invalid_argument(
         StrCat("request ", id, " does not run: it is unknown, waiting, finished or dropped"));
   }
-  group->second->Advance(parents, tokens);
+  group->second->Advance(parents, tokens, samples);
   Publish();
 }
 

@@ -72,7 +72,8 @@ class Scheduler {
   // Requests that Plan() released since the last call, because they were cancelled or expired.
   std::vector<Dropped> TakeDropped();
   // See Group::Advance. Throws std::invalid_argument also for an id that does not run.
-  void Advance(int64_t id, std::span<const int32_t> parents, std::span<const int32_t> tokens);
+  void Advance(int64_t id, std::span<const int32_t> parents, std::span<const int32_t> tokens,
+               std::span<const int32_t> samples = {});
   // Releases all that a request holds. Unknown ids are ignored.
   void Finish(int64_t id);
   // Throws std::runtime_error with the numbers when page counts, tables and reservations disagree.

@@ -19,10 +19,15 @@ Floats = npt.NDArray[np.float32]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Continue:
-    """The request goes on: sequence j continues parents[j] of the last step with tokens[j]."""
+    """The request goes on: sequence j continues parents[j] of the last step with tokens[j].
+
+    samples[j] is the sample it belongs to, which its random draws depend on; None where nothing is
+    drawn.
+    """
 
     parents: Ints
     tokens: Ints
+    samples: Ints | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -92,7 +97,9 @@ class SampleDecoder:
         self._alive = alive
         if not alive:
             return None
-        return Continue(np.array(parents, np.int32), np.array(tokens, np.int32))
+        return Continue(
+            np.array(parents, np.int32), np.array(tokens, np.int32), np.array(alive, np.int32)
+        )
 
     def end(self, sample: int) -> bool:
         """Ends a sample with the tokens it has; True if none is left that goes on."""

@@ -282,7 +282,9 @@ class Engine:
                 self._complete(request)
                 return
             if len(going_on.parents):
-                self._scheduler.advance(request_id, going_on.parents, going_on.tokens)
+                self._scheduler.advance(
+                    request_id, going_on.parents, going_on.tokens, going_on.samples
+                )
             if request.on_step is not None:
                 request.on_step(request.decoder.results())
         except Exception as e:

@@ -81,6 +81,22 @@ def test_sampling_depends_on_its_seed_and_not_on_its_neighbours(engine: Engine) 
     assert first[0] != first[1]
 
 
+def test_sample_goes_on_the_same_when_another_of_its_request_has_ended(engine: Engine) -> None:
+    prompt = tiny.prompts(1, seed=3)[0]
+
+    def sample(stop_ids: tuple[int, ...]) -> list[list[int]]:
+        decoder = SampleDecoder(num_samples=4, max_steps=12, stop_ids=stop_ids)
+        request = engine.submit(prompt, decoder, temperature=1.0, seed=7)
+        return [h.tokens.tolist() for h in request.future.result()]
+
+    whole = sample(())
+    for stop in (whole[0][0], whole[1][2]):
+        cut = [t[: t.index(stop) + 1] if stop in t else t for t in whole]
+        assert any(len(t) < 12 for t in cut[:-1])
+        assert any(len(t) == 12 for t in cut)
+        assert sample((stop,)) == cut
+
+
 def test_temperature_zero_and_top_k_one_are_greedy(engine: Engine) -> None:
     prompt = tiny.prompts(1, seed=5)[0]
     wanted = engine.submit(prompt, tiny.greedy()).future.result()[0].tokens.tolist()

@@ -118,6 +118,20 @@ def test_queue_full() -> None:
     submit(scheduler, 2, [1])
 
 
+def test_entries_keep_their_sample_when_others_end() -> None:
+    scheduler = make()
+    submit(scheduler, 7, [1, 2, 3, 4, 5], width=3, fork_at_start=True)
+    planned(scheduler)
+    scheduler.advance(7, ints(0, 0), ints(22, 23), ints(1, 2))
+    assert section(scheduler, planned(scheduler), "entry_sample")[:2] == [1, 2]
+    scheduler.advance(7, ints(1), ints(33), ints(2))
+    assert section(scheduler, planned(scheduler), "entry_sample")[:1] == [2]
+    with pytest.raises(ValueError, match="1 parents and 2 samples"):
+        scheduler.advance(7, ints(0), ints(43), ints(2, 1))
+    scheduler.advance(7, ints(0), ints(43), ints(2))
+    assert section(scheduler, planned(scheduler), "entry_sample")[:1] == [2]
+
+
 def test_samples_fork_after_the_prompt() -> None:
     scheduler = make()
     submit(scheduler, 7, [1, 2, 3, 4, 5], width=3, fork_at_start=True)
