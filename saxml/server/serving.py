@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry
 
 from saxml.common import errors, net
 from saxml.common.clock import Clock
+from saxml.common.metrics import RpcInterceptor, RpcMetrics
 from saxml.proto import (
     admin_pb2,
     common_pb2,
@@ -67,13 +68,13 @@ class ModelServer:
         /healthz, /readyz and /metrics are on http_port of http_host; 0 for none.
         """
         self._models = models
-        self.http_host, self.http_port = http_host, http_port
         metrics = CollectorRegistry()
         metrics.register(ModelCollector(models))
+        self.http_host, self.http_port = http_host, http_port
         self._http = HttpStatus(self.ready, metrics)
         self._server = grpc.server(
             futures.ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="rpc"),
-            interceptors=[errors.StatusInterceptor()],
+            interceptors=[RpcInterceptor(RpcMetrics(metrics)), errors.StatusInterceptor()],
             options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 64 << 20)],
         )
         modelet_pb2_grpc.add_ModeletServicer_to_server(

@@ -174,3 +174,13 @@ def test_http_port_in_use_is_refused_by_number(running: Running) -> None:
     with pytest.raises(errors.FailedPreconditionError, match=str(running.server.http_port)):
         other.start()
     other.stop()
+
+
+def test_calls_are_counted_by_method_and_code(running: Running) -> None:
+    running.generate("hi").result()
+    with pytest.raises(grpc.RpcError):
+        running.lm.Embed(lm_pb2.EmbedRequest(model_key=KEY), timeout=9)
+    page = fetch(running.server, "/metrics")[1]
+    method = "sax.server.lm.LMService"
+    assert f'sax_rpcs_total{{code="OK",method="{method}/Generate"}} 1.0' in page
+    assert f'sax_rpcs_total{{code="UNIMPLEMENTED",method="{method}/Embed"}} 1.0' in page
