@@ -8,9 +8,6 @@ import pty
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,12 +21,6 @@ FAILED = (
     "0 of 1 replicas placed: load failed on 192.0.2.1:1: INVALID_ARGUMENT: override 'A': "
     "M has no such constant (next try in 10 s)"
 )
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with ExitStack() as stack:
-        yield World(tmp_path, stack)
 
 
 @pytest.fixture
