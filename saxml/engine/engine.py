@@ -121,7 +121,7 @@ class Engine:
                 jax.jit(
                     step_lib.make_step(c, o, bucket, offsets),
                     donate_argnums=1,
-                    out_shardings=(replicated, pages_sharding),
+                    out_shardings=(replicated, replicated, pages_sharding),
                 )
                 .lower(self._params, pages, packed)
                 .compile()
@@ -260,7 +260,7 @@ class Engine:
                 self._fail(request_id, errors.CancelledError("cancelled by the client"))
         if plan is None:
             return
-        result, self._pages = self._steps[plan.bucket](self._params, self._pages, plan.packed)
+        result, _, self._pages = self._steps[plan.bucket](self._params, self._pages, plan.packed)
         self.steps += 1
         rows = np.asarray(result)[: plan.num_entries]
         owners = plan.entry_request

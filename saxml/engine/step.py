@@ -1,6 +1,7 @@
 """The device's part of a step: one jitted function from a packed plan to one packed result."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import jax
@@ -57,14 +58,15 @@ def row_params(temperature: float, top_p: float, top_k: int, seed: int) -> np.nd
 
 
 def make_step(config: ModelConfig, options: EngineOptions, bucket: int, offsets: Offsets):  # type: ignore[no-untyped-def]
-    """step(params, pages, packed i32[...]) -> (result f32[N, width], pages), for plans of this
-    bucket."""
+    """step(params, pages, packed i32[...]) -> (result f32[N, width], hidden f[T, D], pages), for
+    plans of this bucket; hidden are the states of all its tokens after the final norm, left on the
+    device for whoever wants them."""
     family = registry.family(config)
     R = min(bucket, options.max_rows)
 
     def step(
         params: Mapping[str, jax.Array], pages: jax.Array, packed: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         def field(name: str) -> jax.Array:
             start, length = offsets[name]
             return packed[start : start + length]
@@ -79,11 +81,11 @@ def make_step(config: ModelConfig, options: EngineOptions, bucket: int, offsets:
             num_rows=header[1],
             num_decode_rows=header[2],
         )
-        hidden, pages = family.forward(
-            config, params, field("tokens"), field("positions"), pages, batch
-        )
+        attend = functools.partial(attention.ragged_paged_attention, batch=batch)
+        embedded = family.embed(params, field("tokens"))
+        hidden, pages = family.forward(config, params, embedded, field("positions"), attend, pages)
         logits = family.logits(config, params, hidden[field("entry_token")])
-        return _choose(options, logits, field), pages
+        return _choose(options, logits, field), hidden, pages
 
     return step
 

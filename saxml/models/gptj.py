@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from saxml.models import layers
 from saxml.models.config import ModelConfig
 from saxml.models.params import Param
-from saxml.ops import attention, linear
+from saxml.ops import linear
+from saxml.ops.attention import Attend, Cache
 
 LAYER = "lm.transformer.x_layers_{layer}."
 ATTENTION = ("norm.scale", "norm.bias", "q", "k", "v", "out")
@@ -62,35 +63,39 @@ def prepare(c: ModelConfig, p: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     return {**kept, **{name: linear.prepare(w) for name, w in matrices.items()}}
 
 
+def embed(p: Mapping[str, jax.Array], tokens: jax.Array) -> jax.Array:
+    """tokens i32[T] -> x f[T, D], what `forward` takes in."""
+    return p["embedding"][tokens]
+
+
 def forward(
     c: ModelConfig,
     p: Mapping[str, jax.Array],
-    tokens: jax.Array,
+    x: jax.Array,
     positions: jax.Array,
-    pages: jax.Array,
-    batch: attention.RaggedBatch,
-) -> tuple[jax.Array, jax.Array]:
-    """One step. tokens, positions: i32[T] -> hidden f[T, D] after the final norm, and the pages
-    with this step's k and v."""
-    T = tokens.shape[0]
+    attend: Attend[Cache],
+    cache: Cache,
+) -> tuple[jax.Array, Cache]:
+    """One step. x f[T, D], positions i32[T] -> hidden f[T, D] after the final norm, and the cache
+    that `attend` has gone on with."""
+    T = x.shape[0]
     angles = layers.rotary_angles(positions, c.rotary_dim, c.rotary_base)
     stacked = {name: p[name] for name in PER_LAYER}
 
-    def layer(index: jax.Array, w: Mapping[str, jax.Array], x: jax.Array, pages: jax.Array):  # type: ignore[no-untyped-def]
+    def layer(index: jax.Array, w: Mapping[str, jax.Array], x: jax.Array, cache: Cache):  # type: ignore[no-untyped-def]
         h = layers.layer_norm(x, w["norm.scale"], w["norm.bias"], c.norm_eps)
         q, k, v = (
             linear.linear(h, w[n]).reshape(T, c.num_heads, c.head_dim) for n in ("q", "k", "v")
         )
         q, k = (layers.rotate(a, angles, c.rotary_style) for a in (q, k))
         q = q * c.head_dim**-0.5
-        attended, pages = attention.ragged_paged_attention(q, k, v, pages, index, batch)
+        attended, cache = attend(q, k, v, cache, index)
         mixed = linear.linear(attended.reshape(T, -1), w["out"])
         hidden = jax.nn.gelu(linear.linear(h, w["fc_in.w"], w["fc_in.b"]), approximate=True)
-        return x + mixed + linear.linear(hidden, w["fc_out.w"], w["fc_out.b"]), pages
+        return x + mixed + linear.linear(hidden, w["fc_out.w"], w["fc_out.b"]), cache
 
-    x = p["embedding"][tokens]
-    x, pages = layers.scan_layers(layer, stacked, x, pages)
-    return layers.layer_norm(x, p["final_norm.scale"], p["final_norm.bias"], c.norm_eps), pages
+    x, cache = layers.scan_layers(layer, stacked, x, cache)
+    return layers.layer_norm(x, p["final_norm.scale"], p["final_norm.bias"], c.norm_eps), cache
 
 
 def logits(c: ModelConfig, p: Mapping[str, jax.Array], hidden: jax.Array) -> jax.Array:

@@ -1,9 +1,12 @@
 """Pieces that model families share. Norms and softmax are computed in float32."""
 
+import functools
 from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
+
+from saxml.ops.attention import Cache
 
 
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> jax.Array:
@@ -47,23 +50,25 @@ def rotate(x: jax.Array, angles: jax.Array, style: str) -> jax.Array:
     return jnp.concatenate([rotated.astype(x.dtype), rest], -1)
 
 
-Layer = Callable[
-    [jax.Array, Mapping[str, jax.Array], jax.Array, jax.Array], tuple[jax.Array, jax.Array]
-]
+Layer = Callable[[jax.Array, Mapping[str, jax.Array], jax.Array, Cache], tuple[jax.Array, Cache]]
 
 
 def scan_layers(
-    layer: Layer, stacked: Mapping[str, jax.Array], x: jax.Array, pages: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Applies layer(index, weights of that layer, x, pages) for each layer; the pages are carried,
-    so they update in place."""
+    layer: Layer[Cache], stacked: Mapping[str, jax.Array], x: jax.Array, cache: Cache
+) -> tuple[jax.Array, Cache]:
+    """Applies layer(index, weights of that layer, x, cache) for each layer; the cache is carried,
+    so it updates in place.
 
+    Whoever differentiates this keeps each layer's input and computes the rest of it again.
+    """
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
     def step(
-        carry: tuple[jax.Array, jax.Array, jax.Array], weights: Mapping[str, jax.Array]
-    ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], None]:
-        index, x, pages = carry
-        x, pages = layer(index, weights, x, pages)
-        return (index + 1, x, pages), None
+        carry: tuple[jax.Array, jax.Array, Cache], weights: Mapping[str, jax.Array]
+    ) -> tuple[tuple[jax.Array, jax.Array, Cache], None]:
+        index, x, cache = carry
+        x, cache = layer(index, weights, x, cache)
+        return (index + 1, x, cache), None
 
-    (_, x, pages), _ = jax.lax.scan(step, (jnp.int32(0), x, pages), dict(stacked))
-    return x, pages
+    (_, x, cache), _ = jax.lax.scan(step, (jnp.int32(0), x, cache), dict(stacked))
+    return x, cache

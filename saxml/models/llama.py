@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from saxml.models import layers
 from saxml.models.config import ModelConfig
 from saxml.models.params import Param
-from saxml.ops import attention, linear
+from saxml.ops import linear
+from saxml.ops.attention import Attend, Cache
 
 LAYER = "lm.transformer.x_layers_{layer}."
 PER_LAYER = ("norm.scale", "ff_norm.scale", "q", "k", "v", "out", "gate", "up", "down")
@@ -70,35 +71,39 @@ def prepare(c: ModelConfig, p: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     return prepared
 
 
+def embed(p: Mapping[str, jax.Array], tokens: jax.Array) -> jax.Array:
+    """tokens i32[T] -> x f[T, D], what `forward` takes in."""
+    return p["embedding"][tokens]
+
+
 def forward(
     c: ModelConfig,
     p: Mapping[str, jax.Array],
-    tokens: jax.Array,
+    x: jax.Array,
     positions: jax.Array,
-    pages: jax.Array,
-    batch: attention.RaggedBatch,
-) -> tuple[jax.Array, jax.Array]:
-    """One step. tokens, positions: i32[T] -> hidden f[T, D] after the final norm, and the pages
-    with this step's k and v."""
-    T, E = tokens.shape[0], c.head_dim
+    attend: Attend[Cache],
+    cache: Cache,
+) -> tuple[jax.Array, Cache]:
+    """One step. x f[T, D], positions i32[T] -> hidden f[T, D] after the final norm, and the cache
+    that `attend` has gone on with."""
+    T, E = x.shape[0], c.head_dim
     angles = layers.rotary_angles(positions, c.rotary_dim, c.rotary_base)
     stacked = {name: p[name] for name in PER_LAYER}
 
-    def layer(index: jax.Array, w: Mapping[str, jax.Array], x: jax.Array, pages: jax.Array):  # type: ignore[no-untyped-def]
+    def layer(index: jax.Array, w: Mapping[str, jax.Array], x: jax.Array, cache: Cache):  # type: ignore[no-untyped-def]
         h = layers.rms_norm(x, w["norm.scale"], c.norm_eps)
         q = linear.linear(h, w["q"]).reshape(T, c.num_heads, E)
         k = linear.linear(h, w["k"]).reshape(T, c.num_kv_heads, E)
         v = linear.linear(h, w["v"]).reshape(T, c.num_kv_heads, E)
         q, k = (layers.rotate(a, angles, c.rotary_style) for a in (q, k))
-        attended, pages = attention.ragged_paged_attention(q * E**-0.5, k, v, pages, index, batch)
+        attended, cache = attend(q * E**-0.5, k, v, cache, index)
         x = x + linear.linear(attended.reshape(T, -1), w["out"])
         h = layers.rms_norm(x, w["ff_norm.scale"], c.norm_eps)
         gated = jax.nn.silu(linear.linear(h, w["gate"])) * linear.linear(h, w["up"])
-        return x + linear.linear(gated, w["down"]), pages
+        return x + linear.linear(gated, w["down"]), cache
 
-    x = p["embedding"][tokens]
-    x, pages = layers.scan_layers(layer, stacked, x, pages)
-    return layers.rms_norm(x, p["final_norm.scale"], c.norm_eps), pages
+    x, cache = layers.scan_layers(layer, stacked, x, cache)
+    return layers.rms_norm(x, p["final_norm.scale"], c.norm_eps), cache
 
 
 def logits(c: ModelConfig, p: Mapping[str, jax.Array], hidden: jax.Array) -> jax.Array:

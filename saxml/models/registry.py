@@ -1,4 +1,4 @@
-"""Model families by name. A new family is one file with these four functions and one line here."""
+"""Model families by name. A new family is one file with these five functions and one line here."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -8,7 +8,7 @@ import jax
 from saxml.models import gptj, llama
 from saxml.models.config import ModelConfig
 from saxml.models.params import Param
-from saxml.ops.attention import RaggedBatch
+from saxml.ops.attention import Attend, Cache
 
 
 class Family(Protocol):
@@ -20,17 +20,20 @@ class Family(Protocol):
     def prepare(self, c: ModelConfig, p: Mapping[str, jax.Array], /) -> dict[str, jax.Array]:
         """Restored arrays to operands of `forward`."""
 
+    def embed(self, p: Mapping[str, jax.Array], tokens: jax.Array, /) -> jax.Array:
+        """What `forward` takes in, f[T, D], of tokens i32[T]."""
+
     def forward(
         self,
         c: ModelConfig,
         p: Mapping[str, jax.Array],
-        tokens: jax.Array,
+        x: jax.Array,
         positions: jax.Array,
-        pages: jax.Array,
-        batch: RaggedBatch,
+        attend: Attend[Cache],
+        cache: Cache,
         /,
-    ) -> tuple[jax.Array, jax.Array]:
-        """Hidden states f[T, D] of one step, and the pages with its keys and values."""
+    ) -> tuple[jax.Array, Cache]:
+        """Hidden states f[T, D] of one step, and what `attend` made of the cache."""
 
     def logits(self, c: ModelConfig, p: Mapping[str, jax.Array], hidden: jax.Array, /) -> jax.Array:
         """Logits f32[N, V] of hidden states f[N, D]."""

@@ -8,7 +8,8 @@ Contract of ragged_paged_attention(q, k, v, pages, layer, batch) -> (out, pages)
 Tokens past the rows' ends get zeros or garbage, never NaN; slots out of range are not written.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,13 @@ import jax.numpy as jnp
 KEY_BLOCK = 128
 QUERY_TILE = 64
 _MASKED = -1e30
+
+
+Cache = TypeVar("Cache")
+
+# What a model calls for each layer: (q f[T, H, E] already scaled, k and v f[T, K, E], cache, layer)
+# -> (out f[T, H, E], cache). The cache is whatever the one that attends keeps between layers.
+Attend = Callable[[jax.Array, jax.Array, jax.Array, Cache, jax.Array], tuple[jax.Array, Cache]]
 
 
 class RaggedBatch(NamedTuple):

@@ -1,5 +1,6 @@
 """A whole prompt through a model by itself, without the engine."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -44,7 +45,9 @@ def prompt_logits(
             config.head_dim,
             jnp.float32,
         )
-        hidden, _ = family.forward(config, weights, tokens, positions, pages, batch)
+        attend = functools.partial(attention.ragged_paged_attention, batch=batch)
+        embedded = family.embed(weights, tokens)
+        hidden, _ = family.forward(config, weights, embedded, positions, attend, pages)
         return family.logits(config, weights, hidden)
 
     def call(prompt: np.ndarray) -> np.ndarray:
