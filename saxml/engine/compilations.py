@@ -15,12 +15,12 @@ _count = 0
 _seconds = 0.0
 
 
-def _note(event: str, seconds: float, **unused: Any) -> None:
+def _note(event: str, duration_secs: float, **unused: Any) -> None:
     global _count, _seconds
     if event == _EVENT:
         with _lock:
             _count += 1
-            _seconds += seconds
+            _seconds += duration_secs
 
 
 jax.monitoring.register_event_duration_secs_listener(_note)
