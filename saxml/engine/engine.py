@@ -32,6 +32,7 @@ from saxml.engine.decoders import (
     ScoreDecoder,
 )
 from saxml.engine.options import EngineOptions
+from saxml.engine.sampling_params import SamplingParams
 from saxml.models import sharding
 from saxml.models.config import ModelConfig
 from saxml.ops import attention
@@ -39,6 +40,7 @@ from saxml.ops import attention
 Progress = Callable[[str], None]
 _IDLE_WAIT_S = 1.0
 _NO_TARGETS = np.empty(0, np.int32)
+_GREEDY = SamplingParams()
 
 
 class Request:
@@ -135,19 +137,19 @@ class Engine:
         decoder: Decoder,
         *,
         deadline: float = math.inf,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        seed: int = 0,
+        sampling: SamplingParams = _GREEDY,
+        priority: int = 0,
         cache_salt: int = 0,
+        cache_read: bool = True,
         on_step: Callable[[list[Hypothesis]], None] | None = None,
     ) -> Request:
         """Queues a request; any thread.
 
-        prompt i32[n]; deadline on time.monotonic's clock; cache_salt, unsigned 64 bits: keys and
-        values of prompts that begin alike are shared among requests with the same one; on_step is
-        called in the engine's thread after each of the request's steps with what there is, and must
-        not block.
+        prompt i32[n]; deadline on time.monotonic's clock; sampling concerns a SampleDecoder;
+        requests of a higher priority start first; cache_salt, unsigned 64 bits: keys and values of
+        prompts that begin alike are shared among requests with the same one; without cache_read
+        all of the prompt is computed, though others may use it; on_step is called in the engine's
+        thread after each of the request's steps with what there is, and must not block.
 
         Raises InvalidArgumentError for a prompt that cannot be served, ResourceExhaustedError when
         the queue is full, UnavailableError when the engine is stopped or broken.
@@ -168,9 +170,11 @@ class Engine:
                 fork_at_start=decoder.fork_at_start,
                 max_new_tokens=decoder.max_new_tokens,
                 targets=decoder.targets if isinstance(decoder, ScoreDecoder) else _NO_TARGETS,
-                row_params=step_lib.row_params(temperature, top_p, top_k, seed),
+                row_params=step_lib.row_params(sampling),
                 deadline=deadline,
+                priority=priority,
                 cache_salt=cache_salt,
+                cache_read=cache_read,
             )
         except native.QueueFullError as e:
             del self._requests[request.id]

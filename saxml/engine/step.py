@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from saxml.common import errors
 from saxml.engine import sampling
 from saxml.engine.options import EngineOptions
+from saxml.engine.sampling_params import SamplingParams
 from saxml.models import registry
 from saxml.models.config import ModelConfig
 from saxml.ops import attention
@@ -51,10 +53,18 @@ class ResultColumns:
         return slice(self.candidate_logp.stop, self.candidate_logp.stop + self.num_candidates)
 
 
-def row_params(temperature: float, top_p: float, top_k: int, seed: int) -> np.ndarray:
-    """i32[ROW_PARAMS]: what `_choose` reads back. top_k 0 and top_p 1 keep everything."""
-    floats = np.array([temperature, top_p], np.float32).view(np.int32)
-    return np.concatenate([floats, np.array([top_k, seed], np.int64).astype(np.int32)])
+def row_params(sampling: SamplingParams) -> np.ndarray:
+    """i32[ROW_PARAMS]: what `_choose` reads back.
+
+    Raises UnimplementedError for what it does not know.
+    """
+    s = sampling
+    if isinstance(s.temperature, tuple) or s.min_p or s.has_penalties or s.min_steps or s.logprobs:
+        raise errors.UnimplementedError(
+            "the engine knows temperature (one for all samples), top_k, top_p and seed"
+        )
+    floats = np.array([s.temperature, s.top_p], np.float32).view(np.int32)
+    return np.concatenate([floats, np.array([s.top_k, s.seed], np.int64).astype(np.int32)])
 
 
 def make_step(config: ModelConfig, options: EngineOptions, bucket: int, offsets: Offsets):  # type: ignore[no-untyped-def]

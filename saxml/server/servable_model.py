@@ -15,6 +15,7 @@ from saxml.common.clock import Clock
 from saxml.engine.beam import BeamDecoder
 from saxml.engine.decoders import Decoder, Hypothesis, SampleDecoder, ScoreDecoder
 from saxml.engine.engine import Request
+from saxml.engine.sampling_params import SamplingParams
 from saxml.proto import common_pb2
 from saxml.server import extra_inputs, loading
 from saxml.server.answers import Answers
@@ -190,10 +191,12 @@ class LmServable:
             self._codec.prompt(text),
             decoder,
             deadline=deadline,
-            temperature=asked.temperature,
-            top_p=asked.top_p,
-            top_k=asked.top_k,
-            seed=self._seeds.getrandbits(31) if asked.seed is None else asked.seed,
+            sampling=SamplingParams(
+                temperature=asked.temperature,
+                top_p=asked.top_p,
+                top_k=asked.top_k,
+                seed=self._seeds.getrandbits(31) if asked.seed is None else asked.seed,
+            ),
             # Who looks at the end alone need not be told of every step.
             on_step=updates.put if stream or stops else None,
         )

@@ -1,6 +1,7 @@
 """The step loop on tiny random models: same answers whatever else runs, and no page lost."""
 
 import concurrent.futures
+import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from saxml.common import errors
 from saxml.engine.beam import BeamDecoder, BeamOptions
 from saxml.engine.decoders import Continue, Hypothesis, SampleDecoder, ScoreDecoder
 from saxml.engine.engine import Engine
+from saxml.engine.sampling_params import SamplingParams
 from saxml.models.config import ModelConfig
 from tests.unit.engine import tiny
 
@@ -69,7 +71,7 @@ def test_sampling_depends_on_its_seed_and_not_on_its_neighbours(engine: Engine) 
 
     def sample(seed: int):  # type: ignore[no-untyped-def]
         decoder = SampleDecoder(num_samples=3, max_steps=12, stop_ids=(tiny.STOP,))
-        return engine.submit(prompt, decoder, temperature=1.0, seed=seed)
+        return engine.submit(prompt, decoder, sampling=SamplingParams(temperature=1.0, seed=seed))
 
     first = [h.tokens.tolist() for h in sample(7).future.result()]
     crowd = [engine.submit(p, tiny.greedy()) for p in tiny.prompts(8, seed=4)]
@@ -86,7 +88,7 @@ def test_sample_goes_on_the_same_when_another_of_its_request_has_ended(engine: E
 
     def sample(stop_ids: tuple[int, ...]) -> list[list[int]]:
         decoder = SampleDecoder(num_samples=4, max_steps=12, stop_ids=stop_ids)
-        request = engine.submit(prompt, decoder, temperature=1.0, seed=7)
+        request = engine.submit(prompt, decoder, sampling=SamplingParams(temperature=1.0, seed=7))
         return [h.tokens.tolist() for h in request.future.result()]
 
     whole = sample(())
@@ -100,8 +102,9 @@ def test_sample_goes_on_the_same_when_another_of_its_request_has_ended(engine: E
 def test_temperature_zero_and_top_k_one_are_greedy(engine: Engine) -> None:
     prompt = tiny.prompts(1, seed=5)[0]
     wanted = engine.submit(prompt, tiny.greedy()).future.result()[0].tokens.tolist()
-    for options in ({"top_k": 1}, {"top_p": 0.0}):
-        request = engine.submit(prompt, tiny.greedy(), temperature=5.0, seed=1, **options)
+    for one in (SamplingParams(top_k=1), SamplingParams(top_p=0.0)):
+        sampling = dataclasses.replace(one, temperature=5.0, seed=1)
+        request = engine.submit(prompt, tiny.greedy(), sampling=sampling)
         assert request.future.result()[0].tokens.tolist() == wanted
 
 
