@@ -142,6 +142,11 @@ class StepPlan:
         """
         All sections in one array, for one transfer.
         """
+    @property
+    def row_request(self) -> numpy.typing.NDArray[numpy.int64]:
+        """
+        Request id of each row.
+        """
 
 class Scheduler:
     """
@@ -220,6 +225,14 @@ class Scheduler:
         Drops what was cancelled or is late by `now` (time.monotonic() seconds), then takes
         every sequence with a pending token and fills up with prompts. It takes microseconds and
         keeps the GIL.
+        """
+    def set_mix(self, largest: collections.abc.Sequence[int]) -> None:
+        """
+        Bound the tokens of steps that decode: when the decode rows alone fit into buckets[i],
+        prompts may fill a step of largest[i] tokens. They get at least 8 tokens a step all the same.
+        Before the first plan().
+
+        Raises ValueError unless there is one of the buckets, no smaller, for each.
         """
     def submit(
         self,

@@ -90,6 +90,9 @@ void BindStepPlan(py::module_& m) {
   const auto entry_seq = [](py::object self) {
     return Borrow<int32_t>(self.cast<const StepPlan&>().entry_seq, self);
   };
+  const auto row_request = [](py::object self) {
+    return Borrow<int64_t>(self.cast<const StepPlan&>().row_request, self);
+  };
   const auto entry_target = [](py::object self) {
     StepPlan& plan = self.cast<StepPlan&>();
     return Borrow<int32_t>(plan[Section::kEntryTarget].first(plan.entry_seq.size()), self);
@@ -115,7 +118,8 @@ lies where in `packed`.)")
       .def_property_readonly("entry_seq", entry_seq,
                              "Index of each entry's sequence inside its request.")
       .def_property_readonly("entry_target", entry_target,
-                             "Token whose log-probability is wanted, -1 where tokens are chosen.");
+                             "Token whose log-probability is wanted, -1 where tokens are chosen.")
+      .def_property_readonly("row_request", row_request, "Request id of each row.");
 }
 
 std::unique_ptr<Scheduler> MakeScheduler(int num_pages, int page_size, int max_rows,
@@ -267,6 +271,12 @@ is what its entries carry as entry_sample from now on; None: j. Pages are
 shared, those of sequences without a child are released. ValueError if nothing is
 awaited, a parent does not exist, there are too many children, or max_new_tokens would
 be passed.)")
+      .def("set_mix", &Scheduler::SetMix, py::arg("largest"),
+           R"(Bound the tokens of steps that decode: when the decode rows alone fit into buckets[i],
+prompts may fill a step of largest[i] tokens. They get at least 8 tokens a step all the same.
+Before the first plan().
+
+Raises ValueError unless there is one of the buckets, no smaller, for each.)")
       .def("finish", &Scheduler::Finish, py::arg("request_id"),
            "Release all that a request holds; unknown ids are ignored.")
       .def("check_integrity", &Scheduler::CheckIntegrity,

@@ -12,6 +12,7 @@ void PlanWriter::Add(const Row& row) {
   const bool decode = group.phase() == Group::Phase::kDecode;
   AddTokens(row, group.sequences()[row.seq]);
   AddEntries(row);
+  plan_->row_request.push_back(group.request().id);
   num_tokens_ += row.tokens;
   ++num_rows_;
   num_decode_rows_ += decode;

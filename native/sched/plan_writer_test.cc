@@ -58,6 +58,7 @@ TEST(PlanWriterTest, WritesDecodeRowsAndAPieceOfAPrompt) {
   EXPECT_EQ(Of(*plan, Section::kEntryPosition), (Ids{4, 4, 0, 0}));
   EXPECT_EQ(Of(*plan, Section::kEntryParams), (Ids{1, 9, 1, 9, 0, 0, 0, 0}));
   EXPECT_EQ(plan->entry_request, (std::vector<int64_t>{1, 1}));
+  EXPECT_EQ(plan->row_request, (std::vector<int64_t>{1, 1, 2}));
   EXPECT_EQ(plan->entry_seq, (Ids{0, 1}));
 }
 

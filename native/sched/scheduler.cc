@@ -28,6 +28,7 @@ std::vector<PackedLayout> Layouts(const SchedulerConfig& config) {
 Scheduler::Scheduler(SchedulerConfig config)
     : config_(CheckedConfig(std::move(config))),
       layouts_(Layouts(config_)),
+      mix_(config_.buckets),
       queue_(config_.queue_capacity, config_.max_queued_tokens),
       pool_(config_.num_pages, config_.page_size) {
   if (config_.prefix_cache) index_.emplace(&pool_);
@@ -47,9 +48,12 @@ std::unique_ptr<StepPlan> Scheduler::Plan(double now) {
     for (const auto& group : running_) group->EnterPages(&*index_);
   }
   rows_.clear();
-  const Budget all{config_.buckets.back(), config_.max_rows};
+  Budget all{config_.buckets.back(), config_.max_rows};
   Budget left = all;
   ChooseDecodeRows(&left);
+  const int beyond = all.tokens - mix_.Tokens(static_cast<int>(rows_.size()));
+  all.tokens -= beyond;
+  left.tokens -= beyond;
   ChoosePrefillRows(&left);
   std::unique_ptr<StepPlan> plan;
   if (!rows_.empty()) {

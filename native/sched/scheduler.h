@@ -18,12 +18,14 @@
 #include <optional>
 #include <span>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "native/kv/page_pool.h"
 #include "native/kv/prefix_index.h"
 #include "native/sched/config.h"
 #include "native/sched/group.h"
+#include "native/sched/mix_rule.h"
 #include "native/sched/plan_writer.h"
 #include "native/sched/request_queue.h"
 #include "native/sched/step_plan.h"
@@ -65,6 +67,8 @@ class Scheduler {
 
   // --- the engine thread ---
 
+  // How much prompts may slow down those who decode; see MixRule. Before the first Plan().
+  void SetMix(std::vector<int> largest) { mix_.Set(std::move(largest)); }
   // The next step, or nullptr when there is nothing to do. `now` is on the clock of the deadlines.
   // Steps must be run in the order in which they were planned: later ones read pages that earlier
   // ones write.
@@ -102,6 +106,7 @@ class Scheduler {
 
   const SchedulerConfig config_;
   std::vector<PackedLayout> layouts_;  // one a bucket
+  MixRule mix_;
   RequestQueue queue_;
   PagePool pool_;
   std::optional<PrefixIndex> index_;

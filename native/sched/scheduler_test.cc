@@ -82,6 +82,22 @@ TEST_F(SchedulerTest, DecodeRowsComeFirstAndPromptsFillTheRest) {
   EXPECT_EQ((*plan)[Section::kKvLen][1], 15);
 }
 
+TEST_F(SchedulerTest, PromptsBesideDecodeRowsKeepToTheMix) {
+  SchedulerConfig config = Config();
+  config.buckets = {4, 16, 64};
+  Scheduler mixed(config);
+  mixed.SetMix({16, 64, 64});
+  mixed.Submit({.id = 1, .prompt = Ids(30, 1), .max_new_tokens = 2});
+  EXPECT_EQ(mixed.Plan(0)->header(HeaderWord::kNumTokens), 30) << "nobody decodes";
+  mixed.Submit({.id = 2, .prompt = Ids(40, 2), .max_new_tokens = 2});
+  mixed.Advance(1, Ids{0}, Ids{9});
+  EXPECT_EQ(mixed.Plan(0)->header(HeaderWord::kNumTokens), 16);
+  mixed.Finish(1);
+  EXPECT_EQ(mixed.Plan(0)->header(HeaderWord::kNumTokens), 25) << "the rest at once";
+  mixed.Finish(2);
+  mixed.CheckIntegrity();
+}
+
 TEST_F(SchedulerTest, BucketIsTheSmallestThatHoldsTokensRowsAndEntries) {
   Submit(1, 1);
   ExpectPlan(1, 1, {1}, 2);

@@ -31,6 +31,7 @@ StepPlan::StepPlan(const PackedLayout& layout) : layout_(layout), packed_(layout
   std::ranges::fill((*this)[Section::kEntryTarget], -1);
   entry_request.reserve(layout.rows());
   entry_seq.reserve(layout.rows());
+  row_request.reserve(layout.rows());
 }
 
 }  // namespace sax

@@ -92,6 +92,8 @@ class StepPlan {
   // Whose entries these are: request id and index of the sequence inside the request's group.
   std::vector<int64_t> entry_request;
   std::vector<int32_t> entry_seq;
+  // Whose tokens each row has.
+  std::vector<int64_t> row_request;
 
  private:
   PackedLayout layout_;
