@@ -20,6 +20,12 @@ most S <= 0. An ended copy of length n has that, at most, over norm(n) = ((n + 5
 norm grows with n (alpha >= 0), so no copy of length n <= max_steps can exceed S / norm(max_steps).
 When that is no more than the worst ended score kept, none will be kept: of equal ones the earlier
 stays. The float32 operations used are monotonic, so the argument holds for the rounded numbers.
+
+While it runs, the best so far are the ended hypotheses kept and the live ones, each of g tokens with
+the score S / ((g + 5) / 5) ** alpha as if it ended here; the beam_size best of all, of equal ones
+the ended first. Live ones that carry a penalty of rule 3, or that started at -1e9, are no answers
+yet and are left out; places without a hypothesis have no tokens and score -1e9. When the search is
+over the live ones are gone, and the best so far are the results.
 """
 
 import dataclasses
@@ -32,6 +38,9 @@ from saxml.engine.step import ResultColumns
 UNFILLED = np.float32(-1e9)
 _MASKED = np.float32(-1e20)
 _STOP_PENALTY = np.float32(1e9)
+# Between any sum of log-probabilities and any score with a penalty in it.
+_NO_ANSWER = UNFILLED / 2
+_NO_TOKENS = np.empty(0, np.int32)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +81,7 @@ class BeamDecoder:
         self._ended_scores = np.full(self.width, UNFILLED)
         self._ended: list[Ints] = [np.zeros(options.max_steps, np.int32)] * self.width
         self._generated = 0
+        self._over = False
 
     def step(self, seqs: Ints, rows: Floats) -> Continue | None:
         """See Decoder."""
@@ -91,12 +101,17 @@ class BeamDecoder:
         self._collect_ended(stop_logp)
         parents, tokens = self._choose_live(logp, ids, is_stop)
         self._generated += 1
-        if self._generated >= o.max_steps or (o.early_exit and self._stopped.all()):
-            return None
-        bound = self._live.max() / self._norm(o.max_steps)
-        if not o.fixed_steps and bound <= self._ended_scores[-1]:
+        self._over = self._is_over()
+        if self._over:
             return None
         return Continue(physical[parents], tokens)
+
+    def _is_over(self) -> bool:
+        o = self.options
+        if self._generated >= o.max_steps or (o.early_exit and self._stopped.all()):
+            return True
+        bound = self._live.max() / self._norm(o.max_steps)
+        return bool(not o.fixed_steps and bound <= self._ended_scores[-1])
 
     def _norm(self, length: int) -> np.float32:
         return (np.float32(length + 5) / np.float32(5)) ** np.float32(self.options.alpha)
@@ -136,8 +151,18 @@ class BeamDecoder:
         return parents, tokens
 
     def results(self) -> list[Hypothesis]:
-        """The best ended hypotheses, best first."""
-        return [
-            Hypothesis(tokens, float(score))
+        """The best so far, best first; once `step` has said None, the results."""
+        ended = [
+            Hypothesis(tokens, float(score), ended=True)
             for tokens, score in zip(self._ended, self._ended_scores, strict=True)
         ]
+        if self._over:
+            return ended
+        found = [h for h in ended if h.score > _NO_ANSWER]
+        norm = self._norm(self._generated)
+        for tokens, score in zip(self._tokens[:, : self._generated], self._live, strict=True):
+            if score > _NO_ANSWER:
+                found.append(Hypothesis(tokens, float(score / norm)))
+        found.sort(key=lambda h: -h.score)
+        found += [Hypothesis(_NO_TOKENS, float(UNFILLED))] * self.width
+        return found[: self.width]

@@ -55,9 +55,10 @@ class Answers:
         return all(answer.stopped for answer in self._answers)
 
     def changes(self) -> list[tuple[str, int, float]]:
-        """(new text, characters of the text given so far that stay, score) of each, since the last
-        call."""
-        return [(*answer.take(), answer.score) for answer in self._answers]
+        """(new text, characters of the text given so far that stay, what is added to the score) of
+        each, since the last call. All that was added makes the score: that is how clients of SAX
+        count."""
+        return [answer.take() for answer in self._answers]
 
     def results(self) -> list[tuple[str, float]]:
         """(text, score) of each."""
@@ -74,6 +75,7 @@ class _Answer:
         self.score = 0.0
         self.text = prefix
         self._kept = 0  # characters of it that were taken, and stay
+        self._told = 0.0  # of the score
         self._restart()
 
     @property
@@ -82,7 +84,8 @@ class _Answer:
 
     def update(self, tokens: Ints, *, ended: bool) -> None:
         seen = len(self._tokens)
-        if len(tokens) < seen or not np.array_equal(tokens[:seen], self._tokens):
+        grown = len(tokens) > seen
+        if len(tokens) < seen or (self._over and grown) or (tokens[:seen] != self._tokens).any():
             # Another sequence is the best one now: what both begin with need not be sent again.
             taken = self.text[: self._kept]
             self._restart()
@@ -100,9 +103,11 @@ class _Answer:
             self.text += self._matcher.feed(self._stream.finish())
             self.text += self._matcher.finish()
 
-    def take(self) -> tuple[str, int]:
+    def take(self) -> tuple[str, int, float]:
         kept, self._kept = self._kept, len(self.text)
-        return self.text[kept:], kept
+        added = self.score - self._told
+        self._told += added
+        return self.text[kept:], kept, added
 
     def _restart(self) -> None:
         self._stream = self._codec.stream()

@@ -31,8 +31,8 @@ class Servable(Protocol):
     def generate_stream(
         self, text: str, extra: common_pb2.ExtraInputs, deadline: float, on_cancel: OnCancel
     ) -> Iterator[list[tuple[str, int, float]]]:
-        """(new text, characters of the text so far that stay, score) of each sample, as it
-        comes."""
+        """(new text, characters of the text so far that stay, what is added to the score) of each
+        sample or beam, as it comes."""
 
     def score(
         self,

@@ -69,9 +69,7 @@ class LmServable:
         batch = max(p.BATCH_SIZE) if isinstance(p.BATCH_SIZE, list) else p.BATCH_SIZE
         offered = {
             GENERATE: not p.SCORE_ONLY,
-            GENERATE_STREAM: p.ENABLE_GENERATE_STREAM
-            and not p.SCORE_ONLY
-            and not p.USE_BEAM_SEARCH,
+            GENERATE_STREAM: p.ENABLE_GENERATE_STREAM and not p.SCORE_ONLY,
             SCORE: not p.GENERATE_ONLY,
         }
         self.stats = {
@@ -102,7 +100,8 @@ class LmServable:
         self, text: str, extra: common_pb2.ExtraInputs, deadline: float, on_cancel: OnCancel
     ) -> Iterator[list[tuple[str, int, float]]]:
         """Yields, after every STREAM_INTERVAL_STEPS steps and at the end, (new text, characters of
-        the text so far that stay, score) of each sample. No text ends inside a character."""
+        the text so far that stay, what is added to the score) of each sample, in its place, or of
+        the best beams so far, best first (see BeamDecoder). No text ends inside a character."""
         with self._admit(GENERATE_STREAM):
             running = self._start(text, extra, deadline, on_cancel, stream=True)
             for steps, _ in enumerate(self._follow(running), 1):

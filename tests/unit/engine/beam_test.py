@@ -32,8 +32,16 @@ def language(seed: int, stop_bias: float) -> Logits:
     return logits_of
 
 
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max()
+    return shifted - np.log(np.exp(shifted).sum(dtype=np.float32))
+
+
 def run(
-    logits_of: Logits, options: BeamOptions, steps: list[int] | None = None
+    logits_of: Logits,
+    options: BeamOptions,
+    steps: list[int] | None = None,
+    best_so_far: list[list[Hypothesis]] | None = None,
 ) -> list[Hypothesis]:
     """Drives a decoder as the engine does, with a list of token lists in place of sequences."""
     decoder = BeamDecoder(options)
@@ -41,9 +49,7 @@ def run(
     while True:
         rows = []
         for tokens in sequences:
-            logits = logits_of(tokens)
-            shifted = logits - logits.max()
-            logp = shifted - np.log(np.exp(shifted).sum(dtype=np.float32))
+            logp = log_softmax(logits_of(tokens))
             ids = np.argsort(-logp, kind="stable")[: options.num_candidates]
             rows.append([0, 0, 0, *logp[list(options.stop_ids)], *logp[ids], *ids])
         seqs = np.arange(len(sequences), dtype=np.int32)
@@ -52,6 +58,8 @@ def run(
             steps.append(len(sequences))
         if going_on is None:
             return decoder.results()
+        if best_so_far is not None:
+            best_so_far.append(decoder.results())
         assert len(going_on.parents) == options.beam_size
         sequences = [
             [*sequences[p], t]
@@ -102,6 +110,49 @@ def test_search_stops_when_no_step_left_can_change_the_result() -> None:
     assert [h.tokens.tolist() for h in found] == [h.tokens.tolist() for h in fixed]
     assert len(short) < 20
     assert len(long) == 50
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    stop_bias=st.sampled_from([-4.0, 0.0, 3.0]),
+    beam_size=st.integers(1, 4),
+    tokens_per_beam=st.integers(1, 4),
+    min_steps=st.integers(0, 3),
+)
+def test_best_so_far_are_the_ended_kept_and_the_live_in_one_ranking(
+    seed: int, stop_bias: float, **numbers: int
+) -> None:
+    stop_ids = (0, 1)
+    options = BeamOptions(
+        alpha=0.5, stop_ids=stop_ids, max_steps=6, early_exit=False, fixed_steps=True, **numbers
+    )
+    logits_of = language(seed, stop_bias)
+    shown: list[list[Hypothesis]] = []
+    run(logits_of, options, best_so_far=shown)
+    for generated, found in enumerate(shown, 1):
+        scores = [h.score for h in found]
+        assert scores == sorted(scores, reverse=True)
+        assert len(found) == options.beam_size
+        # What a search that ends here has found: every one it shows is ended and kept.
+        ended = run(logits_of, dataclasses.replace(options, max_steps=generated))
+        kept = {tuple(h.tokens.tolist()): h.score for h in ended if h.score > -1e8}
+        for place, h in enumerate(found):
+            tokens = tuple(h.tokens.tolist())
+            if h.ended:
+                assert kept[tokens] == h.score
+            elif tokens:
+                assert len(tokens) == generated
+                assert not set(tokens) & set(stop_ids)
+                logp = sum(
+                    float(log_softmax(logits_of(list(tokens[:i])))[t]) for i, t in enumerate(tokens)
+                )
+                assert h.score == pytest.approx(logp / ((generated + 5) / 5) ** 0.5, abs=1e-4)
+            else:
+                assert h.score == -1e9
+                assert all(other.score == -1e9 for other in found[place:])
+        left_out = [score for tokens, score in kept.items() if score > scores[-1]]
+        assert len(left_out) <= sum(h.ended for h in found)
 
 
 def test_unfilled_places_are_zeros_with_the_least_score() -> None:

@@ -36,11 +36,13 @@ class Client:
 
     def __init__(self, count: int = 1) -> None:
         self.texts = [""] * count
+        self.scores = [0.0] * count
 
     def take(self, changes: list[tuple[str, int, float]]) -> None:
-        for index, (text, kept, _) in enumerate(changes):
+        for index, (text, kept, score) in enumerate(changes):
             assert kept <= len(self.texts[index])
             self.texts[index] = self.texts[index][:kept] + text
+            self.scores[index] += score
 
 
 @given(st.text(), st.integers(1, 3))
@@ -50,10 +52,10 @@ def test_messages_append_and_add_up_to_the_whole(text: str, interval: int) -> No
     for n in range(1, len(ids)):
         assert found.update([hypothesis(ids[:n])]) == []
         if n % interval == 0:
-            for _, kept, score in (changes := found.changes()):
+            for _, kept, _ in (changes := found.changes()):
                 assert kept == len(client.texts[0])
-                assert score == -n
             client.take(changes)
+            assert client.scores == [-n]
             assert text.startswith(client.texts[0])
     found.finish([hypothesis(ids)])
     client.take(found.changes())
@@ -79,7 +81,7 @@ def test_character_that_stays_incomplete_is_replaced_at_the_end() -> None:
     found.update([hypothesis(ids)])
     assert found.changes()[0][0] == "a"
     found.finish([hypothesis(ids)])
-    assert found.changes() == [("\N{REPLACEMENT CHARACTER}", 1, -len(ids))]
+    assert found.changes() == [("\N{REPLACEMENT CHARACTER}", 1, 0.0)]
 
 
 def test_text_and_score_end_with_the_stop_string() -> None:
@@ -136,11 +138,28 @@ def test_another_sequence_takes_back_what_it_does_not_begin_with() -> None:
         assert changes[0][1] == kept
         client.take(changes)
         assert client.texts == [text]
+    assert client.scores == [-2.0]
     # Twice between two messages: what the client has counts.
     found.update([hypothesis(GPT2.encode("a door"))])
     found.update([hypothesis(GPT2.encode("a dog barks"))])
     client.take(found.changes())
     assert client.texts == ["a dog barks"]
+
+
+def test_sequence_that_had_ended_may_be_displaced() -> None:
+    found, client = answers(), Client()
+    for text, ended in (("the cat", True), ("the cat sat", False), ("the", True)):
+        found.update([hypothesis(GPT2.encode(text), ended=ended)])
+        client.take(found.changes())
+        assert client.texts == [text]
+    # Half a character is released at the end, and taken back when another sequence completes it.
+    half, whole = GPT2.encode("a🙂")[:-1], GPT2.encode("a🙂")
+    found.update([hypothesis(half, ended=True)])
+    client.take(found.changes())
+    assert client.texts == ["a\N{REPLACEMENT CHARACTER}"]
+    found.update([hypothesis(whole)])
+    client.take(found.changes())
+    assert client.texts == ["a🙂"]
 
 
 def test_texts_begin_with_the_prefix_and_stop_strings_in_it_do_not_count() -> None:

@@ -5,7 +5,7 @@ import contextlib
 import math
 import pathlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import pytest
@@ -26,6 +26,7 @@ GOLDEN = pathlib.Path("tests/golden")
 PARAMS = "saxml.server.pax.lm.params."
 TOKENIZED = {"TOKENIZED_INPUT": "true", "TOKENIZED_OUTPUT": "true", "INPUT_SEQ_LEN": "64"}
 NEVER = math.inf
+BEAM_STEPS, BEAM_STOP = 5, 7
 configs.import_all()
 
 
@@ -40,6 +41,19 @@ def load(path: str, checkpoint: str, **overrides: str) -> LmServable:
 
 def text(ids: np.ndarray) -> str:
     return ",".join(str(i) for i in ids.tolist())
+
+
+def put_together(messages: Iterable[list[tuple[str, int, float]]]) -> list[tuple[str, float]]:
+    """Text and score of each answer of a stream, as clients count."""
+    texts: list[str] = []
+    scores: list[float] = []
+    for items in messages:
+        texts, scores = texts or [""] * len(items), scores or [0.0] * len(items)
+        for i, (new, kept, added) in enumerate(items):
+            assert kept <= len(texts[i])
+            texts[i] = texts[i][:kept] + new
+            scores[i] += added
+    return list(zip(texts, scores, strict=True))
 
 
 @pytest.fixture(scope="module", params=["tiny_gptj", "tiny_llama"])
@@ -86,26 +100,33 @@ def test_score_is_the_sum_of_hugging_faces_log_probabilities(
     assert found == pytest.approx([wanted, wanted], abs=1e-3)
 
 
-def test_beams_are_those_of_brute_force(checkpoint: tuple[str, str], greedy: LmServable) -> None:
-    """The brute force asks the same model for one next-token distribution at a time, by scoring
-    every token."""
-    golden = np.load(GOLDEN / checkpoint[0] / "golden.npz")
-    prompt, steps, stop = golden["prompt_1"], 5, 7
-    vocab = golden["logits_0"].shape[1]
-    beams = load(
+@pytest.fixture(scope="module")
+def beams(checkpoint: tuple[str, str]) -> Iterator[LmServable]:
+    servable = load(
         "auto.AutoLM",
         checkpoint[1],
-        MAX_DECODE_STEPS=str(steps),
+        MAX_DECODE_STEPS=str(BEAM_STEPS),
         MIN_DECODE_STEPS="1",
         USE_BEAM_SEARCH="true",
         BEAM_SIZE="3",
         LENGTH_NORM_ALPHA="0.5",
         BATCH_SIZE="1",
-        STOP_TOKEN_IDS=f"[{stop}]",
+        STOP_TOKEN_IDS=f"[{BEAM_STOP}]",
     )
+    yield servable
+    servable.check_integrity()
+    servable.unload()
+
+
+def test_beams_are_those_of_brute_force(
+    checkpoint: tuple[str, str], greedy: LmServable, beams: LmServable
+) -> None:
+    """The brute force asks the same model for one next-token distribution at a time, by scoring
+    every token."""
+    golden = np.load(GOLDEN / checkpoint[0] / "golden.npz")
+    prompt = golden["prompt_1"]
+    vocab = golden["logits_0"].shape[1]
     found = beams.generate(text(prompt), common_pb2.ExtraInputs(), NEVER, ignore)
-    beams.check_integrity()
-    beams.unload()
     known: dict[tuple[int, ...], np.ndarray] = {}
 
     def logits_of(tokens: list[int]) -> np.ndarray:
@@ -124,8 +145,8 @@ def test_beams_are_those_of_brute_force(checkpoint: tuple[str, str], greedy: LmS
         tokens_per_beam=3,
         alpha=0.5,
         min_steps=1,
-        max_steps=steps,
-        stop_ids=[stop],
+        max_steps=BEAM_STEPS,
+        stop_ids=[BEAM_STOP],
         early_exit=False,
     )
     assert [answer for answer, _ in found] == [",".join(map(str, tokens)) for tokens, _ in wanted]
@@ -135,14 +156,22 @@ def test_beams_are_those_of_brute_force(checkpoint: tuple[str, str], greedy: LmS
 def test_stream_adds_up_to_the_answer(checkpoint: tuple[str, str], greedy: LmServable) -> None:
     prompt = text(np.load(GOLDEN / checkpoint[0] / "golden.npz")["prompt_2"])
     (answer,) = greedy.generate(prompt, common_pb2.ExtraInputs(), NEVER, ignore)
-    whole, messages = "", 0
-    for items in greedy.generate_stream(prompt, common_pb2.ExtraInputs(), NEVER, ignore):
-        (new, kept, score) = items[0]
-        whole = whole[:kept] + new
-        messages += 1
-    assert whole == answer[0]
-    assert score == pytest.approx(answer[1], abs=1e-4)
-    assert messages > 10
+    stream = list(greedy.generate_stream(prompt, common_pb2.ExtraInputs(), NEVER, ignore))
+    (found,) = put_together(stream)
+    assert found[0] == answer[0]
+    assert found[1] == pytest.approx(answer[1], abs=1e-4)
+    assert len(stream) > 10
+
+
+def test_stream_of_beams_ends_with_the_answer(beams: LmServable) -> None:
+    stream = list(beams.generate_stream("5,6,7", common_pb2.ExtraInputs(), NEVER, ignore))
+    found = put_together(stream)
+    wanted = beams.generate("5,6,7", common_pb2.ExtraInputs(), NEVER, ignore)
+    assert [answer for answer, _ in found] == [answer for answer, _ in wanted]
+    assert [score for _, score in found] == pytest.approx([score for _, score in wanted], rel=1e-12)
+    assert len(stream) == BEAM_STEPS
+    # All but the best one so far are shown from the first step on.
+    assert all(new for new, _, _ in stream[0])
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +222,7 @@ def test_stop_string_ends_answers_and_streams_alike(speaking: LmServable) -> Non
             assert kept == len(streamed)
             streamed += new
         assert streamed == wanted
-        assert messages[-1][0][2] == pytest.approx(found[0][1], abs=1e-4)
+        assert put_together(messages)[0][1] == pytest.approx(found[0][1], abs=1e-4)
 
 
 def test_stream_sends_a_message_every_interval(speaking: LmServable) -> None:
