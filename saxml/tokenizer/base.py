@@ -1,19 +1,10 @@
 """What the rest of SAX needs of a tokenizer."""
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Joining:
-    """How the bytes of tokens are put together. Ids without bytes do not count."""
-
-    between: bytes = b""
-    # Blanks taken off the start of a text, if it has so many.
-    strip_blanks: int = 0
-    # Whether the first token loses its blanks.
-    bare_first: bool = False
+# Gives the bytes that one more token adds to a text; called with its tokens in order.
+Joiner = Callable[[int], bytes]
 
 
 class Tokenizer(Protocol):
@@ -31,9 +22,12 @@ class Tokenizer(Protocol):
     def eos_id(self) -> int | None:
         """The id that ends a text, if it is known."""
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text. The names of special tokens in it, <|im_start|> say, become those
-        tokens."""
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """Ids of a text.
+
+        special: whether the names of special tokens in it, <|im_start|> say, become those tokens.
+        Without, they are text like any other: what is not trusted to steer the model goes in so.
+        """
 
     def decode(
         self, ids: Sequence[int], *, skip_special: bool = False, clean_up: bool = False
@@ -52,9 +46,9 @@ class Tokenizer(Protocol):
     def is_special(self, token: int) -> bool:
         """Whether `skip_special` leaves it out."""
 
-    @property
-    def joining(self) -> Joining:
-        """How a text is put together from token_bytes."""
+    def joiner(self) -> Joiner:
+        """Puts one text together. It gives token_bytes but where the start of a text or what is
+        between two tokens has rules of its own."""
 
 
 # Applied in this order by Hugging Face's tokenizers.

@@ -1,20 +1,21 @@
 """Tokenizers that the `tokenizers` library runs: Hugging Face's tokenizer.json, GPT-2's files."""
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from saxml.common import errors
-from saxml.tokenizer import stream
-from saxml.tokenizer.base import Joining, clean_up_spaces
-from saxml.tokenizer.pieces import rules_of
+from saxml.tokenizer.base import Joiner
+from saxml.tokenizer.damage import damaged
+from saxml.tokenizer.pieces import Joining, PieceJoiner, rules_of
+from saxml.tokenizer.stream import StreamDecoding
 
 _END_OF_TEXT = "<|endoftext|>"
 
 
-class LibraryTokenizer:
+class LibraryTokenizer(StreamDecoding):
     """A Tokenizer on top of the `tokenizers` library."""
 
     def __init__(
@@ -39,17 +40,11 @@ class LibraryTokenizer:
         self.bos_id = bos_id
         self.eos_id = eos_id
 
-    def encode(self, text: str) -> list[int]:
-        """See Tokenizer."""
-        ids: list[int] = self._library.encode(text, add_special_tokens=False).ids
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """See Tokenizer. Added tokens that are not special are found in any text."""
+        library = self._library if special else self._without_special
+        ids: list[int] = library.encode(text, add_special_tokens=False).ids
         return ids
-
-    def decode(
-        self, ids: Sequence[int], *, skip_special: bool = False, clean_up: bool = False
-    ) -> str:
-        """See Tokenizer."""
-        text = stream.decode(self, ids, skip_special=skip_special)
-        return clean_up_spaces(text) if clean_up else text
 
     def token_bytes(self, token: int) -> bytes:
         """See Tokenizer."""
@@ -65,23 +60,31 @@ class LibraryTokenizer:
         """See Tokenizer."""
         return token in self._special
 
-    @property
-    def joining(self) -> Joining:
+    def joiner(self) -> Joiner:
         """See Tokenizer."""
-        return self._rules.joining
+        if self._rules.joining == Joining():
+            return self.token_bytes
+        joiner = PieceJoiner(self._rules.joining)
+        return lambda token: joiner.add(self.token_bytes(token))
+
+    @functools.cached_property
+    def _without_special(self) -> tokenizers.Tokenizer:
+        """Takes the names of special tokens for text. An object of its own: it is a setting of the
+        whole tokenizer, which several threads use."""
+        library = tokenizers.Tokenizer.from_str(self._library.to_str())
+        library.encode_special_tokens = True
+        return library
 
 
 def hugging_face(
     data: bytes, where: str, *, bos_id: int | None = None, eos_id: int | None = None
 ) -> LibraryTokenizer:
     """The tokenizer of a tokenizer.json. `where` names the file in errors."""
-    try:
+    with damaged(f"{where} is not a tokenizer.json"):
         library = tokenizers.Tokenizer.from_buffer(data)
-    except Exception as error:
-        raise errors.InvalidArgumentError(f"{where} is not a tokenizer.json: {error}") from error
-    library.no_truncation()
-    library.no_padding()
-    return LibraryTokenizer(library, bos_id=bos_id, eos_id=eos_id)
+        library.no_truncation()
+        library.no_padding()
+        return LibraryTokenizer(library, bos_id=bos_id, eos_id=eos_id)
 
 
 def gpt2(
@@ -93,14 +96,10 @@ def gpt2(
     eos_id: int | None = None,
 ) -> LibraryTokenizer:
     """GPT-2's encoding from encoder.json (or vocab.json) and vocab.bpe (or merges.txt)."""
-    try:
+    with damaged(f"{where}: not the vocabulary and merges of GPT-2"):
         ids = json.loads(vocabulary)
         pairs = parse_merges(merges.decode().splitlines())
         library = byte_level_bpe(ids, pairs, single_digits=False)
-    except Exception as error:
-        raise errors.InvalidArgumentError(
-            f"{where}: not the vocabulary and merges of GPT-2: {error}"
-        ) from error
     end = ids.get(_END_OF_TEXT)
     if end is not None:
         library.add_special_tokens([_special(_END_OF_TEXT)])

@@ -6,11 +6,21 @@ import re
 from typing import Any
 
 from saxml.common import errors
-from saxml.tokenizer.base import Joining
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>$")
 # In this order, each at most once but Replace; any may be missing.
 _SENTENCE_PIECE = ("Replace", "Metaspace", "ByteFallback", "Fuse", "Strip")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Joining:
+    """How the bytes of tokens are put together. Ids without bytes do not count."""
+
+    between: bytes = b""
+    # Blanks taken off the start of a text, if it has so many.
+    strip_blanks: int = 0
+    # Whether the first token loses its blanks.
+    bare_first: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +49,31 @@ class PieceRules:
         if self.byte_fallback and (raw := _BYTE_PIECE.match(piece)):
             return bytes([int(raw.group(1), 16)])
         return piece.encode()
+
+
+class PieceJoiner:
+    """The bytes of one text from those of its tokens."""
+
+    def __init__(self, joining: Joining) -> None:
+        self._joining = joining
+        self._first = True
+        self._strip = joining.strip_blanks
+
+    def add(self, data: bytes) -> bytes:
+        """What the bytes of one more token add."""
+        if not data:
+            return b""
+        first, self._first = self._first, False
+        if not first:
+            data = self._joining.between + data
+        elif self._joining.bare_first:
+            data = data.replace(b" ", b"")
+        while self._strip and data.startswith(b" "):
+            data = data[1:]
+            self._strip -= 1
+        if data:
+            self._strip = 0
+        return data
 
 
 def rules_of(decoder: dict[str, Any] | None) -> PieceRules:

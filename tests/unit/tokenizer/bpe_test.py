@@ -33,6 +33,15 @@ def test_sizes_and_special_token() -> None:
     assert GPT2.token_bytes(50256) == b"<|endoftext|>"
 
 
+@given(st.text(), st.text())
+def test_names_of_special_tokens_stay_text_where_that_is_wanted(before: str, after: str) -> None:
+    text = f"{before}<|endoftext|>{after}"
+    ids = GPT2.encode(text, special=False)
+    assert 50256 not in ids
+    assert GPT2.decode(ids) == text
+    assert 50256 in GPT2.encode(text)
+
+
 def test_ids_without_a_token_give_nothing() -> None:
     assert GPT2.decode([64, 50399, 65]) == "ab"
     assert GPT2.token_bytes(50399) == b""
