@@ -21,11 +21,11 @@ norm grows with n (alpha >= 0), so no copy of length n <= max_steps can exceed S
 When that is no more than the worst ended score kept, none will be kept: of equal ones the earlier
 stays. The float32 operations used are monotonic, so the argument holds for the rounded numbers.
 
-While it runs, the best so far are the ended hypotheses kept and the live ones, each of g tokens with
-the score S / ((g + 5) / 5) ** alpha as if it ended here; the beam_size best of all, of equal ones
-the ended first. Live ones that carry a penalty of rule 3, or that started at -1e9, are no answers
-yet and are left out; places without a hypothesis have no tokens and score -1e9. When the search is
-over the live ones are gone, and the best so far are the results.
+While it runs, the best so far are the ended hypotheses kept and the live ones, each of g tokens
+with the score S / ((g + 5) / 5) ** alpha as if it ended here; the beam_size best of all, of equal
+ones the ended first. Live ones that carry a penalty of rule 3, or that started at -1e9, are no
+answers yet and are left out; places without a hypothesis have no tokens and score -1e9. When the
+search is over the live ones are gone, and the best so far are the results.
 """
 
 import dataclasses

@@ -33,8 +33,9 @@ def language(seed: int, stop_bias: float) -> Logits:
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max()
-    return shifted - np.log(np.exp(shifted).sum(dtype=np.float32))
+    shifted: np.ndarray = logits - logits.max()
+    shifted -= np.log(np.exp(shifted).sum(dtype=np.float32))
+    return shifted
 
 
 def run(
