@@ -22,6 +22,7 @@ from jax.sharding import Mesh
 
 from saxml import native
 from saxml.common import errors
+from saxml.engine import pace
 from saxml.engine import step as step_lib
 from saxml.engine.decoders import (
     Decoder,
@@ -39,6 +40,9 @@ from saxml.ops import attention
 
 Progress = Callable[[str], None]
 _IDLE_WAIT_S = 1.0
+# A step is timed so often, or until so much time has gone.
+_MEASURED_STEPS = 5
+_MEASURED_S = 0.5
 _NO_TARGETS = np.empty(0, np.int32)
 _GREEDY = SamplingParams()
 
@@ -101,6 +105,7 @@ class Engine:
         self._stopping = False
         self.steps = 0
         self._pages, self._steps = self._compile(mesh, dtype, progress)
+        self._set_pace(progress)
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         self._thread.start()
 
@@ -130,6 +135,35 @@ class Engine:
             )
             progress(f"compiled the {bucket}-token step in {time.monotonic() - start:.1f} s")
         return pages, steps
+
+    def _set_pace(self, progress: Progress) -> None:
+        """Measures what a step of each bucket takes, and bounds prompts beside decode rows by
+        it."""
+        o = self.options
+        if o.prefill_stretch == math.inf:
+            return
+        seconds = [self._measure(bucket) for bucket in o.buckets]
+        largest = pace.mix(o.buckets, seconds, o.prefill_stretch)
+        self._scheduler.set_mix(largest)
+        for bucket, took, bound in zip(o.buckets, seconds, largest, strict=True):
+            progress(
+                f"a {bucket}-token step takes {took * 1e3:.1f} ms; beside decoding rows of its size"
+                f" prompts fill up to {bound} tokens"
+            )
+
+    def _measure(self, bucket: int) -> float:
+        """Seconds of a step without rows: its products are those of a full one."""
+        offsets = self._scheduler.packed_offsets(bucket)
+        packed = np.zeros(max(first + count for first, count in offsets.values()), np.int32)
+        first, count = offsets["slots"]
+        packed[first : first + count] = self.options.num_pages * self.options.page_size
+        took: list[float] = []
+        while len(took) < _MEASURED_STEPS and sum(took) < _MEASURED_S:
+            start = time.monotonic()
+            result, _, self._pages = self._steps[bucket](self._params, self._pages, packed)
+            np.asarray(result)
+            took.append(time.monotonic() - start)
+        return min(took)
 
     def submit(
         self,

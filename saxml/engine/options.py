@@ -3,6 +3,7 @@
 import dataclasses
 
 from saxml.common import errors
+from saxml.engine import pace
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +20,7 @@ class EngineOptions:
     num_candidates  best tokens a row that beam search gets to see; 0 without beams
     stop_ids        tokens that end a sequence
     prefix_cache    whether full pages are kept for prompts that begin alike
+    prefill_stretch how many times longer prompts may make a step that decodes; inf: no bound
     """
 
     page_size: int
@@ -31,6 +33,7 @@ class EngineOptions:
     num_candidates: int
     stop_ids: tuple[int, ...]
     prefix_cache: bool = True
+    prefill_stretch: float = pace.STRETCH
 
     def __post_init__(self) -> None:
         if self.buckets[-1] < self.max_rows:

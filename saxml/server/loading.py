@@ -1,6 +1,7 @@
 """From a configuration and a checkpoint to an engine that runs."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -196,6 +197,7 @@ def engine_options(
         num_candidates=beam.num_candidates if beam else 0,
         stop_ids=params.stop_ids,
         prefix_cache=params.PREFIX_CACHE,
+        prefill_stretch=math.inf if params.PREFILL_STRETCH is None else params.PREFILL_STRETCH,
     )
 
 

@@ -28,6 +28,7 @@ _POSITIVE = frozenset(
         "TOKENS_PER_BEAM",
         "STREAM_INTERVAL_STEPS",
         "PAGE_SIZE",
+        "PREFILL_STRETCH",
     }
 )
 _NOT_NEGATIVE = frozenset(
@@ -102,6 +103,9 @@ class CommonServingTemplate:
     PAGE_SIZE: Any = 16
     KV_CACHE_GIB: Any = None
     PREFIX_CACHE: Any = True
+    # Steps that take prompts along last at most so many times as long as those that only decode
+    # (None: prompts take all that fits into a step, and streams wait for them).
+    PREFILL_STRETCH: Any = 2.0
     # Random weights instead of a checkpoint (checkpoint path None), for tests.
     RANDOM_WEIGHTS: Any = False
 
