@@ -34,7 +34,8 @@ _logger = logging.getLogger(__name__)
 class Actions:
     """Queues actions.
 
-    on_change is called whenever something about a replica has changed. ask is called when only the
+    on_change is called with the server's address and the model's name whenever something about a
+    replica has changed. ask is called when only the
     server itself can tell how it is. grace_s: how long clients have to learn that a replica is gone
     before it stops.
     """
@@ -42,7 +43,7 @@ class Actions:
     def __init__(
         self,
         clock: Clock,
-        on_change: Callable[[], None],
+        on_change: Callable[[str, str], None],
         ask: Callable[[JoinedServer], Awaitable[None]],
         grace_s: float,
     ) -> None:
@@ -142,7 +143,7 @@ class Actions:
             else:
                 self._loaded(server, published, entry)
                 _logger.info("Loaded model %s onto server %s", braced(published.id), server.address)
-        self._done(server, entry)
+        self._done(server, published.proto.model_id, entry)
         published.bell.ring()
 
     async def _hand_on(self, server: JoinedServer, published: Published, entry: Entry) -> None:
@@ -155,13 +156,13 @@ class Actions:
                 self._retry_later(server, entry, published, error)
             else:
                 entry.reason, entry.retries = "", 0
-        self._done(server, entry)
+        self._done(server, published.proto.model_id, entry)
 
     async def _check(self, server: JoinedServer, published: Published, entry: Entry) -> None:
         def too_long() -> None:
             entry.hidden = True
             server.touch(entry)
-            self._on_change()
+            self._on_change(server.address, published.proto.model_id)
 
         timer = asyncio.get_running_loop().call_later(CHECK_S, too_long)
         try:
@@ -195,7 +196,7 @@ class Actions:
                 if entry.hidden:
                     self._loaded(server, published, entry)
         entry.updating = False
-        self._done(server, entry)
+        self._done(server, published.proto.model_id, entry)
         published.bell.ring()
         if uncertain:
             await self._ask(server)
@@ -223,7 +224,7 @@ class Actions:
                     )
         if gone and server.entries.get(model) is entry:
             del server.entries[model]
-        self._done(server, entry)
+        self._done(server, model, entry)
 
     async def _wake_up(self, server: JoinedServer) -> None:
         _logger.info("Waking up server %s", server.address)
@@ -280,10 +281,10 @@ class Actions:
         entry.retries += 1
         entry.retry_at = self._clock.monotonic() + wait_after(entry.retries)
 
-    def _done(self, server: JoinedServer, entry: Entry) -> None:
+    def _done(self, server: JoinedServer, model: str, entry: Entry) -> None:
         entry.busy -= 1
         server.touch(entry)
-        self._on_change()
+        self._on_change(server.address, model)
 
 
 def _reason(error: grpc.RpcError) -> str:

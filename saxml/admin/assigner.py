@@ -1,4 +1,4 @@
-"""Which server shall load, update or unload which model: a pure function over plain data.
+"""Which server shall load, update or unload which model: pure functions over plain data.
 
     plan(servers, models).loads == (Move("10.0.0.1:10001", "/sax/test/lm"),)
 
@@ -16,17 +16,25 @@ from saxml.admin.fleet import Held, Model, Move, Plan, Server
 from saxml.admin.places import MAX_MODELS_PER_SERVER, Places
 from saxml.admin.rolling import Home
 
-__all__ = ["MAX_MODELS_PER_SERVER", "Held", "Model", "Move", "Plan", "Server", "plan"]
+__all__ = ["MAX_MODELS_PER_SERVER", "Held", "Model", "Move", "Plan", "Server", "decide", "plan"]
 
 
 def plan(servers: Sequence[Server], models: Sequence[Model]) -> Plan:
     """The moves that bring `servers` to what `models` ask for."""
     servers = sorted(servers, key=lambda s: s.address)
+    return decide(Places(servers, {m.id: m for m in models}), servers, models)
+
+
+def decide(places: Places, servers: Sequence[Server], models: Sequence[Model]) -> Plan:
+    """The moves for some models only, and for what some servers hold that is not published.
+
+    The same as plan() if nothing is to be done for all others: their places have not changed since
+    a plan in which they were neither moved nor unsettled. `places` are left as after the moves.
+    """
     models = sorted(models, key=lambda m: m.id)
-    places = Places(servers, {m.id: m for m in models})
     unloads = [Move(s.address, i) for s in servers for i in s.held if i not in places.holders]
     for model in models:
-        if places.holders[model.id]:
+        if len(places.holders[model.id]) > model.replicas or _rolls(places, model):
             homes = _homes(places, model)
             unloads += [Move(h.server.address, model.id) for h in rolling.excess(model, homes)]
     for move in unloads:
@@ -35,6 +43,7 @@ def plan(servers: Sequence[Server], models: Sequence[Model]) -> Plan:
     homes_of = {m.id: _homes(places, m) for m in models if _rolls(places, m)}
     loads = _load(places, [m for m in models if _missing(places, m)])
     unplaced = {m.id: reasons.why_unplaced(m, places) for m in models if _missing(places, m)}
+    unsettled = {*unplaced, *homes_of}
     loading = Counter(m.model for m in loads)
     surges: list[Move] = []
     updates: list[Move] = []
@@ -49,7 +58,14 @@ def plan(servers: Sequence[Server], models: Sequence[Model]) -> Plan:
             stale = sum(h.held.stale for h in homes)
             if stale and rolling.is_paused(model, homes) and not new and model.id not in unplaced:
                 unplaced[model.id] = reasons.why_not_updated(model, stale)
-    return Plan(tuple(unloads), tuple(loads), tuple(surges), tuple(updates), unplaced)
+    return Plan(
+        tuple(unloads),
+        tuple(loads),
+        tuple(surges),
+        tuple(updates),
+        unplaced,
+        frozenset(unsettled),
+    )
 
 
 def _missing(places: Places, model: Model) -> bool:

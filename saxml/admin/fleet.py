@@ -84,6 +84,8 @@ class Plan:
     # Replicas to be given the checkpoint where they are.
     updates: tuple[Move, ...] = ()
     unplaced: Mapping[str, str] = field(default_factory=dict)
+    # Models to be looked at again whatever changes: they lack replicas, or are being updated.
+    unsettled: frozenset[str] = field(default=frozenset(), compare=False)
 
 
 def too_small(server: Server, model: Model) -> str:

@@ -1,7 +1,8 @@
 """The admin server's mind: what must happen next, and when.
 
 Everything here runs in one event loop, which owns all of it. What happens next is decided by the
-assigner, done by Actions, and decided anew whenever something has changed and every refresh period.
+assigner and done by Actions. A change of a model or a replica is looked at alone and at once; the
+whole cell is looked at every refresh period, and when its members have changed.
 """
 
 import asyncio
@@ -9,11 +10,13 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 
-from saxml.admin import assigner, fleet, waker
+from saxml.admin import fleet, waker
 from saxml.admin.actions import Actions
+from saxml.admin.changes import Changes
 from saxml.admin.checkpoint_size import CheckpointSizes, Size, read_size
+from saxml.admin.decider import Decider, Decision
 from saxml.admin.joined import Entry, JoinedServer, Merged
 from saxml.admin.members import Members
 from saxml.admin.memory import Need
@@ -28,6 +31,10 @@ from saxml.common.names import CellId
 from saxml.proto import admin_pb2, common_pb2, modelet_pb2
 
 __all__ = ["Manager", "Periods"]
+
+# Answers to calls go out before what follows from them is decided; what comes together is decided
+# together, and decisions about the whole cell leave most of the time to others.
+_PAUSE_S, _LONGEST_PAUSE_S, _PAUSES = 0.002, 0.25, 2.0
 
 _logger = logging.getLogger(__name__)
 
@@ -59,10 +66,15 @@ class Manager:
         self._on_reconciled = on_reconciled
         self._read_size = read_size
         self._members = Members(self.clock, self._periods, connect, self)
-        self._actions = Actions(self.clock, self._wake, self.poll, self._periods.grace)
+        self._actions = Actions(self.clock, self._note, self.poll, self._periods.grace)
         self._sizes = self._new_sizes()
+        self._decider = Decider(self._view)
+        self._changes = Changes()
         self._woken = asyncio.Event()
-        self._wakers_due = -math.inf
+        # When the whole cell must be looked at, and its sleeping servers.
+        self._due = self._wakers_due = -math.inf
+        # How long it took to look at the whole cell.
+        self._cost_s = 0.0
         self._open = False
 
     @property
@@ -78,19 +90,22 @@ class Manager:
         await self.registry.restore(self.clock.monotonic() + self._periods.rejoin)
 
     async def run(self) -> None:
-        """Decides anew at once when something has changed, and every refresh period."""
+        """Decides anew soon after something has changed, and every refresh period."""
         while True:
             self._woken.clear()
             due = math.inf
             try:
-                due = self.reconcile()
+                due = self.decide()
             except Exception:
                 _logger.exception("Deciding what to do failed; trying again")
+                self._changes.note_everything()
             wait = min(self._periods.refresh, max(0.0, due - self.clock.monotonic()))
             # Not wait_for(), which may swallow a cancellation that comes together with the event.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await self._woken.wait()
+            pause = _PAUSE_S if self._changes.are_few else _PAUSES * self._cost_s
+            await asyncio.sleep(min(max(pause, _PAUSE_S), _LONGEST_PAUSE_S))
 
     async def close(self) -> None:
         """Ends every line to a model server; nothing is unloaded."""
@@ -119,18 +134,50 @@ class Manager:
         """Asks a server how it is doing and draws the consequences."""
         await self._members.poll(server)
 
+    def decide(self) -> float:
+        """Starts what must happen now; tells when, on the clock, to look again at the latest."""
+        now = self.clock.monotonic()
+        if now >= self._due or not self._changes.are_few:
+            return self.reconcile()
+        if self._open and (self._changes.servers or self._changes.models):
+            start = time.perf_counter()
+            changes = self._changes.take()
+            self._retry(self._joined(changes.servers), now)
+            models = self.registry.models
+            decision = self._decider.part(changes, self.servers, models, now)
+            self._act(decision, now)
+            self._due = min(self._due, self._next_due(decision, now))
+            self._on_reconciled(time.perf_counter() - start)
+        return self._due
+
     def reconcile(self) -> float:
-        """Decides and starts what must happen now; tells when, on the clock, to look again."""
+        """As decide(), but looks at the whole cell in any case."""
         if not self._open:
             return math.inf
-        start = time.perf_counter()
-        due = self._reconcile(self.clock.monotonic())
-        self._on_reconciled(time.perf_counter() - start)
-        return due
+        start, now = time.perf_counter(), self.clock.monotonic()
+        self._changes.take()
+        self._members.prune(now)
+        self._retry(self.servers.values(), now)
+        decision = self._decider.whole(self.servers, self.registry.models, now)
+        self._act(decision, now)
+        if now >= self._wakers_due:
+            self._wakers_due = now + self._periods.refresh
+            self._wake_servers()
+        self._due = min(self._wakers_due, self._next_due(decision, now))
+        self._cost_s = time.perf_counter() - start
+        self._on_reconciled(self._cost_s)
+        return self._due
 
-    def on_registry_change(self) -> None:
+    def on_registry_change(self, models: Collection[str]) -> None:
         """See registry.Listener."""
-        self.reconcile()
+        for model in models:
+            if model not in self.registry.models:
+                # Loads of it that have not begun shall not.
+                for server in self.servers.values():
+                    if server.wants(model):
+                        self._actions.unload(server, model)
+        self._changes.note_models(models)
+        self._wake()
 
     def is_being_unloaded(self, model: str) -> bool:
         """See registry.Listener."""
@@ -143,9 +190,9 @@ class Manager:
             self._adopt(server, model)
         # Clients hear of it at once. All servers of a cell join a new leader together: what they
         # shall do is decided once for many of them.
-        self._sync_watchers()
+        self._show(self._published(server.entries))
         self._ring(server.entries)
-        self._wake()
+        self._wake_for_everything()
 
     def on_report(self, server: JoinedServer, merged: Merged) -> None:
         """See members.Listener."""
@@ -153,13 +200,22 @@ class Manager:
             _logger.warning("Model server %s has lost model %s", server.address, model)
         for model, reason in merged.failed.items():
             self._actions.failed(server, self.registry.models[model], reason)
+        for model in (*merged.lost, *merged.failed, *merged.changed):
+            self._note(server.address, model)
         self._ring([*merged.lost, *merged.failed, *merged.changed])
-        self._wake()
 
     def on_members_change(self) -> None:
         """See members.Listener."""
         if self._open:
-            self._sync_watchers()
+            self._show(self.registry.models.values())
+        self._wake_for_everything()
+
+    def _note(self, server: str, model: str) -> None:
+        self._changes.note(server, model)
+        self._wake()
+
+    def _wake_for_everything(self) -> None:
+        self._changes.note_everything()
         self._wake()
 
     def _wake(self) -> None:
@@ -167,34 +223,29 @@ class Manager:
 
     def _new_sizes(self) -> CheckpointSizes:
         return CheckpointSizes(
-            self.clock, self._wake, patience_s=self._periods.size, read=self._read_size
+            self.clock,
+            self._wake_for_everything,
+            patience_s=self._periods.size,
+            read=self._read_size,
         )
 
-    def _reconcile(self, now: float) -> float:
-        self._members.prune(now)
-        self._retry(now)
-        models = self.registry.models
-        plan = assigner.plan(
-            [s.view(models, now) for s in self.servers.values()],
-            [self._view(p, now) for p in models.values()],
-        )
+    def _act(self, decision: Decision, now: float) -> None:
+        plan, models = decision.plan, self.registry.models
         for move in plan.unloads:
             self._actions.unload(self.servers[move.address], move.model)
         # What goes leaves the clients' sets before what comes is added.
-        self._sync_watchers()
+        self._show(decision.models)
         for move in plan.loads:
             self._actions.load(self.servers[move.address], models[move.model])
         for move in plan.surges:
             self._actions.load(self.servers[move.address], models[move.model], hidden=True)
         for move in plan.updates:
             self._update(self.servers[move.address], models[move.model])
-        self._hand_on_acls(now)
-        self._sync_watchers()
-        self._note_unplaced(plan)
-        if now >= self._wakers_due:
-            self._wakers_due = now + self._periods.refresh
-            self._wake_servers()
-        return self._next_due(now)
+        self._hand_on_acls(decision.servers, now)
+        self._show(decision.models)
+        self._note_unplaced(decision)
+        for move in (*plan.unloads, *plan.loads, *plan.surges, *plan.updates):
+            self._changes.note(move.address, move.model)
 
     def _adopt(
         self, server: JoinedServer, model: modelet_pb2.GetStatusResponse.ModelWithStatus
@@ -227,14 +278,14 @@ class Manager:
                 key,
             )
 
-    def _retry(self, now: float) -> None:
-        for server in self.servers.values():
+    def _retry(self, servers: Iterable[JoinedServer], now: float) -> None:
+        for server in servers:
             for model, entry in list(server.entries.items()):
                 if not (entry.wanted or entry.busy or entry.going) and entry.retry_at <= now:
                     self._actions.unload(server, model)
 
-    def _hand_on_acls(self, now: float) -> None:
-        for server in self.servers.values():
+    def _hand_on_acls(self, servers: Iterable[JoinedServer], now: float) -> None:
+        for server in servers:
             for model, entry in server.entries.items():
                 published = self.registry.models.get(model)
                 if (
@@ -280,26 +331,37 @@ class Manager:
             return "waiting for model servers to come back after a restart of the admin server"
         return published.failures.held(now)
 
-    def _sync_watchers(self) -> None:
-        addresses: dict[str, set[str]] = {}
+    def _show(self, models: Collection[Published]) -> None:
+        """Tells those who watch these models where they are."""
+        ids = {p.proto.model_id for p in models}
+        addresses: dict[str, set[str]] = {i: set() for i in ids}
         for server in self.servers.values():
             if not server.is_silent:
-                for model, entry in server.entries.items():
-                    if entry.wanted and not entry.hidden:
-                        addresses.setdefault(model, set()).add(server.data_address)
-        for model, published in self.registry.models.items():
-            if published.watched.update(addresses.get(model, ())):
+                # Whichever is the shorter way.
+                entries = server.entries
+                for model in entries.keys() & ids if len(ids) > len(entries) else ids:
+                    entry = entries.get(model)
+                    if entry is not None and entry.wanted and not entry.hidden:
+                        addresses[model].add(server.data_address)
+        for published in models:
+            if published.watched.update(addresses[published.proto.model_id]):
                 published.bell.ring()
 
-    def _ring(self, models: "list[str] | dict[str, Entry]") -> None:
-        for model in models:
-            published = self.registry.models.get(model)
-            if published is not None:
-                published.bell.ring()
+    def _published(self, models: Iterable[str]) -> list[Published]:
+        found = (self.registry.models.get(m) for m in models)
+        return [p for p in found if p is not None]
 
-    def _note_unplaced(self, plan: fleet.Plan) -> None:
-        for model_id, published in self.registry.models.items():
-            reason = plan.unplaced.get(model_id, "")
+    def _joined(self, addresses: Iterable[str]) -> list[JoinedServer]:
+        found = (self.servers.get(a) for a in addresses)
+        return [s for s in found if s is not None]
+
+    def _ring(self, models: Iterable[str]) -> None:
+        for published in self._published(models):
+            published.bell.ring()
+
+    def _note_unplaced(self, decision: Decision) -> None:
+        for published in decision.models:
+            reason = decision.plan.unplaced.get(published.proto.model_id, "")
             # The rest of the text counts seconds.
             if reason and reason.split(" (next")[0] != published.unplaced.split(" (next")[0]:
                 _logger.info("Model %s: %s", braced(published.id), reason)
@@ -314,11 +376,11 @@ class Manager:
         for address in sorted(a for a in chosen if a is not None):
             self._actions.wake_up(self.servers[address])
 
-    def _next_due(self, now: float) -> float:
-        times = [s.last_ping + self._periods.prune for s in self.servers.values()]
-        times += [self._wakers_due, self._sizes.next_due(now)]
-        for published in self.registry.models.values():
-            times += [published.failures.next_due(now), published.held_until]
-        for server in self.servers.values():
+    def _next_due(self, decision: Decision, now: float) -> float:
+        times = [self._sizes.next_due(now)]
+        for server in decision.servers:
+            times.append(server.last_ping + self._periods.prune)
             times += [e.retry_at for e in server.entries.values()]
+        for published in decision.models:
+            times += [published.failures.next_due(now), published.held_until]
         return min((t for t in times if t > now), default=math.inf)

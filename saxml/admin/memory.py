@@ -7,6 +7,7 @@
 Where publishers say nothing, a model needs the bytes of its checkpoint, spread over the chips.
 """
 
+import functools
 import math
 import re
 from collections.abc import Mapping
@@ -45,6 +46,7 @@ def capacity(chip: int) -> int:
     return _GIB_PER_CHIP.get(chip, _GIB_OTHERWISE) * GIB
 
 
+@functools.cache
 def chips_in(topology: int) -> int:
     """How many chips a topology has; 1 for one that we do not know."""
     name = chips.topology_name(topology)

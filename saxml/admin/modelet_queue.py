@@ -14,12 +14,15 @@ class ModeletQueue:
 
     def __init__(self, address: str) -> None:
         self._address = address
+        # How many actions were ever put into it.
+        self.put_so_far = 0
         self._actions: asyncio.Queue[tuple[str, Action]] = asyncio.Queue()
         self._task = asyncio.create_task(self._drain(), name=f"actions of {address}")
 
     def put(self, label: str, action: Action) -> None:
         """Adds an action; it handles its own errors."""
         _logger.info("Enqueuing action %s, queue size %d", label, self._actions.qsize())
+        self.put_so_far += 1
         self._actions.put_nowait((label, action))
 
     async def close(self) -> None:

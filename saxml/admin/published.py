@@ -25,7 +25,6 @@ class Published:
         self.failures = Failures()
         # After a restart: when to stop waiting for servers that have it already.
         self.held_until = held_until
-        self.unplaced = ""
         self.replace(proto)
 
     def replace(self, proto: admin_pb2.Model) -> None:
@@ -38,6 +37,8 @@ class Published:
         # To be compared with what a server was told.
         self.acls = proto.acls.SerializeToString(deterministic=True)
         self.failures.clear()
+        # Why replicas have no place, or ""; what was said of the former definition is void.
+        self.unplaced = ""
 
     def close(self) -> None:
         """Marks it as unpublished and tells everybody who waits."""

@@ -19,7 +19,7 @@ def why_unplaced(model: Model, places: Places) -> str:
         return prefix + "no model server has joined this cell"
     kinds = places.offering(model.path)
     if not kinds:
-        offered = sorted({path for s in servers for path in s.paths})
+        offered = sorted(places.paths)
         shown = ", ".join(offered[:5]) + (f", and {len(offered) - 5} more" if offered[5:] else "")
         return (
             f"{prefix}none of the {len(servers)} joined model servers offers {model.path};"
@@ -31,7 +31,7 @@ def why_unplaced(model: Model, places: Places) -> str:
     reasons = [model.barred[a] for a in sorted(model.barred) if a not in holders]
     reasons += [
         f"{s.address} {s.closed}"
-        for s in places.closed
+        for _, s in sorted(places.closed.items())
         if model.path in s.paths and s.address not in holders
     ]
     reasons += _full(model, places)

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import math
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from saxml.admin import validate
@@ -32,8 +32,8 @@ _Models = dict[str, admin_pb2.Model]
 class Listener(Protocol):
     """Who acts on what is published."""
 
-    def on_registry_change(self) -> None:
-        """Models were added, changed or removed."""
+    def on_registry_change(self, models: Collection[str]) -> None:
+        """These models were added, changed or removed; it is not waited for."""
 
     def is_being_unloaded(self, model: str) -> bool:
         """Whether a server is busy forgetting a model of this name."""
@@ -144,24 +144,27 @@ class Registry:
         ) from error
 
     def _apply(self, models: _Models, held_until: float = -math.inf) -> None:
-        for gone in [i for i in self.models if i not in models]:
+        changed = [i for i in self.models if i not in models]
+        for gone in changed:
             published = self.models.pop(gone)
             self._unpublished[gone] = published.watched.seqno
             published.close()
         for model_id, proto in models.items():
             old = self.models.get(model_id)
-            if old is None or old.proto.uuid != proto.uuid:
-                # Numbers go on where a former model of this name ended, so that its watchers
-                # are given a full set.
-                seqno = self._unpublished.pop(model_id, -1) + 1
-                if old is not None:
-                    seqno = old.watched.seqno + 1
-                    old.close()
-                new = Published(proto, first_seqno=seqno, held_until=held_until)
-                self.models[model_id] = new
-            elif old.proto != proto:
+            if old is not None and (old.proto is proto or old.proto == proto):
+                continue
+            changed.append(model_id)
+            if old is not None and old.proto.uuid == proto.uuid:
                 old.replace(proto)
-        self._listener.on_registry_change()
+                continue
+            # Numbers go on where a former model of this name ended, so that its watchers
+            # are given a full set.
+            seqno = self._unpublished.pop(model_id, -1) + 1
+            if old is not None:
+                seqno = old.watched.seqno + 1
+                old.close()
+            self.models[model_id] = Published(proto, first_seqno=seqno, held_until=held_until)
+        self._listener.on_registry_change(changed)
 
 
 def _stored(model: admin_pb2.Model, uuid: bytes) -> admin_pb2.Model:

@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saxml.admin import memory
-from saxml.admin.assigner import MAX_MODELS_PER_SERVER, Held, Model, Plan, Server, plan
+from saxml.admin.assigner import MAX_MODELS_PER_SERVER, Held, Model, Plan, Server, decide, plan
 from saxml.admin.fleet import too_small
 from saxml.admin.memory import GIB, Need
+from saxml.admin.places import Places
 from saxml.proto import admin_pb2
 
 _NAMES = "abcdef"
@@ -43,20 +44,17 @@ _servers = st.lists(
     ),
     max_size=6,
 ).map(lambda servers: [_at(f"10.0.0.{i % 3}:{i}", s) for i, s in enumerate(servers)])
-_models = st.lists(
-    st.builds(
-        Model,
-        id=st.sampled_from(_NAMES),
-        path=st.sampled_from(["p.Lm", "p.Other"]),
-        replicas=st.integers(0, 4),
-        need=_needs,
-        tags=_TAGS,
-        barred=st.dictionaries(st.just("10.0.0.0:0"), st.just("barred"), max_size=1),
-        failures=st.dictionaries(st.just("10.0.0.1:1"), st.just(1), max_size=1),
-    ),
-    max_size=6,
-    unique_by=lambda m: m.id,
+_model = st.builds(
+    Model,
+    id=st.sampled_from(_NAMES),
+    path=st.sampled_from(["p.Lm", "p.Other"]),
+    replicas=st.integers(0, 4),
+    need=_needs,
+    tags=_TAGS,
+    barred=st.dictionaries(st.just("10.0.0.0:0"), st.just("barred"), max_size=1),
+    failures=st.dictionaries(st.just("10.0.0.1:1"), st.just(1), max_size=1),
 )
+_models = st.lists(_model, max_size=6, unique_by=lambda m: m.id)
 
 
 def _at(address: str, s: Server) -> Server:
@@ -151,3 +149,57 @@ def test_the_order_of_what_is_given_does_not_matter(
     shuffler.shuffle(mixed_servers)
     shuffler.shuffle(mixed_models)
     assert plan(mixed_servers, mixed_models) == p
+
+
+@given(_servers, _models, st.lists(st.one_of(_model, st.sampled_from(_NAMES)), max_size=4))
+def test_a_look_at_what_has_changed_finds_the_same(
+    servers: list[Server], models: list[Model], changes: list[Model | str]
+) -> None:
+    """A changed model is published anew or changed, a changed name is unpublished."""
+    by_id = {m.id: m for m in models}
+    by_address = {s.address: s for s in servers}
+    places = Places(servers, by_id)
+    p = decide(places, servers, models)
+    for change in changes:
+        for server in _after(list(by_address.values()), p):
+            if server != by_address[server.address]:
+                by_address[server.address] = server
+                places.refresh(server)
+        places.check_integrity()
+        if isinstance(change, str):
+            by_id.pop(change, None)
+            places.drop_model(change)
+            name = change
+        else:
+            name = change.id
+            by_id[name] = change
+            places.set_model(change)
+        holding = [s for _, s in sorted(by_address.items()) if name in s.held]
+        for server in holding:
+            places.refresh(server)
+        places.check_integrity()
+        looked_at = [by_id[i] for i in {name, *p.unsettled} & by_id.keys()]
+        p = decide(places, holding, looked_at)
+        assert p == plan(list(by_address.values()), list(by_id.values()))
+
+
+@given(_servers, _models)
+def test_servers_with_paths_of_their_own_are_no_others(
+    servers: list[Server], models: list[Model]
+) -> None:
+    own = [
+        Server(
+            s.address,
+            s.paths | {f"p.Own{i}"},
+            s.held,
+            s.leaving,
+            s.stuck,
+            s.closed,
+            s.chip,
+            s.topology,
+            s.tags,
+        )
+        for i, s in enumerate(servers)
+    ]
+    p, q = plan(servers, models), plan(own, models)
+    assert (p.loads, p.unloads) == (q.loads, q.unloads)

@@ -161,10 +161,17 @@ class World:
         await self.settle()
 
     async def settle(self) -> None:
-        """Lets queued actions run and decides anew, until nothing moves."""
+        """Lets queued actions run and decides what has changed, until nothing moves."""
         for _ in range(20):
             await asyncio.sleep(0)
-            self.manager.reconcile()
+            self.manager.decide()
+        # Who looks at the whole cell finds nothing to do either.
+        queued = self._queued()
+        self.manager.reconcile()
+        assert self._queued() == queued
+
+    def _queued(self) -> list[int]:
+        return [s.queue.put_so_far for s in self.manager.servers.values()]
 
     def _connect(self, address: str) -> FakeModelet:
         if (coming := self._coming.pop(address, None)) is not None:
