@@ -313,6 +313,11 @@ class Scheduler:
         Pages that sequences use: all but the free and the cached.
         """
     @property
+    def used_tokens(self) -> int:
+        """
+        Tokens in the used pages, those of shared pages once; the rest of these pages is waste.
+        """
+    @property
     def waiting(self) -> int:
         """
         Requests in the queue.

@@ -235,6 +235,9 @@ True as soon as a request waits, runs or is to be dropped, or wake() was called.
                              "is free.")
       .def_property_readonly("used_pages", &Scheduler::used_pages,
                              "Pages that sequences use: all but the free and the cached.")
+      .def_property_readonly("used_tokens", &Scheduler::used_tokens,
+                             "Tokens in the used pages, those of shared pages once; the rest of "
+                             "these pages is waste.")
       .def_property_readonly("prefix_queried_tokens", &Scheduler::prefix_queried_tokens,
                              "Tokens of all prompts that were looked up in the prefix cache.")
       .def_property_readonly("prefix_hit_tokens", &Scheduler::prefix_hit_tokens,

@@ -22,7 +22,9 @@ int FirstEntry(const Request& request) {
 Group::Group(Request request, PagePool* pool, std::span<const int32_t> prefix)
     : request_(std::move(request)),
       page_size_(pool->page_size()),
-      reserved_pages_(static_cast<int>(WorstCasePages(request_, page_size_))) {
+      pool_(pool),
+      worst_case_(WorstCasePages(request_, page_size_)),
+      held_(static_cast<int>(prefix.size())) {
   const int longest = static_cast<int>(request_.prompt.size()) + request_.max_new_tokens;
   sequences_.reserve(request_.width);
   next_.reserve(request_.width);
@@ -68,6 +70,21 @@ void Group::EnterPages(PrefixIndex* index) {
           index->Enter(parent, PageTokens(sequence, i), request_.cache_salt, pages[i]);
       if (page != pages[i]) sequence.table.Replace(i, page);
     }
+  }
+}
+
+void Group::CountUnfilled() {
+  unfilled_ = 0;
+  for (size_t i = 0; i < sequences_.size(); ++i) {
+    const int filled = sequences_[i].table.length() % page_size_;
+    if (filled == 0) continue;
+    const int32_t page = sequences_[i].table.pages().back();
+    const bool counted =
+        pool_->RefCount(page) > 1 &&
+        std::ranges::any_of(std::span(sequences_).first(i), [page](const Sequence& earlier) {
+          return earlier.table.pages().back() == page;
+        });
+    if (!counted) unfilled_ += page_size_ - filled;
   }
 }
 

@@ -18,6 +18,7 @@
 #include "native/kv/page_table.h"
 #include "native/kv/prefix_index.h"
 #include "native/sched/request.h"
+#include "native/sched/reservation.h"
 
 namespace sax {
 
@@ -55,7 +56,12 @@ class Group {
 
   const Request& request() const { return request_; }
   Phase phase() const { return phase_; }
-  int reserved_pages() const { return reserved_pages_; }
+  // What the group may need, in the books.
+  Claim claim() const {
+    return {request_.width, worst_case_, sequences_[0].table.pages().first(held_)};
+  }
+  // Tokens that the group's pages have room for and do not hold; see CountUnfilled.
+  int unfilled() const { return unfilled_; }
   std::span<Sequence> sequences() { return sequences_; }
   std::span<const Sequence> sequences() const { return sequences_; }
 
@@ -72,6 +78,10 @@ class Group {
   // another's work, takes the place of the own one. All that was planned must come before anything
   // that is planned later.
   void EnterPages(PrefixIndex* index);
+
+  // Brings unfilled() up to date, after tables have changed. Only last pages have room, and those
+  // of sequences that have not written since they parted are one page.
+  void CountUnfilled();
 
   // Entries were emitted that the group must wait for.
   void Emitted() { phase_ = Phase::kAwaiting; }
@@ -90,7 +100,10 @@ class Group {
 
   Request request_;
   const int page_size_;
-  int reserved_pages_;
+  PagePool* const pool_;
+  const int64_t worst_case_;  // pages
+  const int held_;            // pages from the prefix index that all sequences begin with
+  int unfilled_ = 0;
   int generated_ = 0;  // tokens added by Advance to each sequence
   Phase phase_ = Phase::kPrefill;
   std::vector<Sequence> sequences_;

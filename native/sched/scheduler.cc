@@ -1,7 +1,6 @@
 #include "native/sched/scheduler.h"
 
 #include <algorithm>
-#include <set>
 #include <stdexcept>
 #include <utility>
 
@@ -30,7 +29,8 @@ Scheduler::Scheduler(SchedulerConfig config)
       layouts_(Layouts(config_)),
       mix_(config_.buckets),
       queue_(config_.queue_capacity, config_.max_queued_tokens),
-      pool_(config_.num_pages, config_.page_size) {
+      pool_(config_.num_pages, config_.page_size),
+      reservation_(config_.max_rows, config_.num_pages) {
   if (config_.prefix_cache) index_.emplace(&pool_);
   running_.reserve(config_.max_rows);
   rows_.reserve(config_.max_rows);
@@ -60,6 +60,11 @@ std::unique_ptr<StepPlan> Scheduler::Plan(double now) {
     PlanWriter writer(SmallestLayout({all.tokens - left.tokens, all.entries - left.entries}));
     for (const Row& row : rows_) writer.Add(row);
     plan = writer.Finish();
+    const Group* counted = nullptr;
+    for (const Row& row : rows_) {
+      if (row.group != counted) CountUnfilled(row.group);
+      counted = row.group;
+    }
   }
   Publish();
   return plan;
@@ -101,7 +106,9 @@ void Scheduler::ChoosePrefillRows(Budget* left) {
   }
   while (left->tokens > 0) {
     const Request* next = queue_.Front();
-    if (next == nullptr || !Admissible(*next) || !FindPrefix(*next)) return;
+    if (next == nullptr || !FindPrefix(*next)) return;
+    const int64_t worst_case = WorstCasePages(*next, config_.page_size);
+    if (!reservation_.Fits({next->width, worst_case, prefix_})) return;
     ChooseChunk(Admit(next->id), left);
   }
 }
@@ -112,11 +119,6 @@ void Scheduler::ChooseChunk(Group* group, Budget* left) {
   rows_.push_back({group, 0, chunk.tokens, chunk.entries});
   left->tokens -= chunk.tokens;
   left->entries -= chunk.entries;
-}
-
-bool Scheduler::Admissible(const Request& request) const {
-  return reserved_rows_ + request.width <= config_.max_rows &&
-         reserved_pages_ + WorstCasePages(request, config_.page_size) <= config_.num_pages;
 }
 
 // Puts into prefix_ the pages that hold the beginning of a prompt, up to the first token whose
@@ -158,8 +160,7 @@ Group* Scheduler::Admit(int64_t id) {
     hits_.fetch_add(group->prefilled(), std::memory_order_relaxed);
   }
   by_id_[group->request().id] = group;
-  reserved_rows_ += group->request().width;
-  reserved_pages_ += group->reserved_pages();
+  reservation_.Add(group->claim());
   return group;
 }
 
@@ -189,6 +190,7 @@ void Scheduler::Advance(int64_t id, std::span<const int32_t> parents,
         StrCat("request ", id, " does not run: it is unknown, waiting, finished or dropped"));
   }
   group->second->Advance(parents, tokens, samples);
+  CountUnfilled(group->second);
   Publish();
 }
 
@@ -203,10 +205,16 @@ void Scheduler::Release(int64_t id) {
   if (found == by_id_.end()) return;
   Group* group = found->second;
   if (index_) group->EnterPages(&*index_);
-  reserved_rows_ -= group->request().width;
-  reserved_pages_ -= group->reserved_pages();
+  reservation_.Remove(group->claim());
+  unfilled_.fetch_sub(group->unfilled(), std::memory_order_relaxed);
   by_id_.erase(found);
   std::erase_if(running_, [group](const auto& owned) { return owned.get() == group; });
+}
+
+void Scheduler::CountUnfilled(Group* group) {
+  const int before = group->unfilled();
+  group->CountUnfilled();
+  unfilled_.fetch_add(group->unfilled() - before, std::memory_order_relaxed);
 }
 
 void Scheduler::Publish() {
@@ -216,48 +224,6 @@ void Scheduler::Publish() {
     queue_.SetBusy(running > 0);
   }
   pages_.store({pool_.free_pages(), pool_.cached_pages()}, std::memory_order_relaxed);
-}
-
-void Scheduler::CheckIntegrity() const {
-  pool_.CheckIntegrity();
-  if (index_) index_->CheckIntegrity();
-  const auto require = [](bool good, const auto&... what) {
-    if (!good) throw std::runtime_error(StrCat(what...));
-  };
-  std::vector<int> uses(config_.num_pages);
-  int rows = 0, reserved = 0;
-  for (const auto& group : running_) {
-    const int64_t id = group->request().id;
-    std::set<int32_t> own;
-    for (const Sequence& sequence : group->sequences()) {
-      const auto pages = sequence.table.pages();
-      const int size = config_.page_size, length = sequence.table.length();
-      require(static_cast<int>(pages.size()) == (length + size - 1) / size, "request ", id, ": ",
-              pages.size(), " pages for a sequence of ", length, " tokens");
-      for (int32_t page : pages) ++uses[page];
-      own.insert(pages.begin(), pages.end());
-    }
-    const int used = static_cast<int>(own.size()), promised = group->reserved_pages();
-    require(used <= promised, "request ", id, " uses ", used, " pages and reserved ", promised);
-    rows += group->request().width;
-    reserved += promised;
-  }
-  for (int page = 0; page < config_.num_pages; ++page) {
-    const int kept = pool_.Kept(page);
-    require(uses[page] + kept == pool_.RefCount(page), "page ", page, " has reference count ",
-            pool_.RefCount(page), ", and ", uses[page], " uses by sequences and ", kept,
-            " by the prefix index");
-  }
-  require(rows == reserved_rows_ && rows <= config_.max_rows, "rows reserved: ", reserved_rows_,
-          ", by running requests: ", rows, ", at most: ", config_.max_rows);
-  require(reserved == reserved_pages_ && reserved <= config_.num_pages,
-          "pages reserved: ", reserved_pages_, ", by running requests: ", reserved,
-          ", at most: ", config_.num_pages);
-  require(by_id_.size() == running_.size(), "ids of running requests: ", by_id_.size(),
-          ", running: ", running_.size());
-  require(free_pages() == pool_.free_pages() && cached_pages() == pool_.cached_pages(),
-          "pages published: ", free_pages(), " free, ", cached_pages(),
-          " cached; in the pool: ", pool_.free_pages(), " and ", pool_.cached_pages());
 }
 
 }  // namespace sax

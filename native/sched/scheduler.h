@@ -28,6 +28,7 @@
 #include "native/sched/mix_rule.h"
 #include "native/sched/plan_writer.h"
 #include "native/sched/request_queue.h"
+#include "native/sched/reservation.h"
 #include "native/sched/step_plan.h"
 
 namespace sax {
@@ -56,6 +57,12 @@ class Scheduler {
   int used_pages() const {
     const Pages pages = pages_.load(std::memory_order_relaxed);
     return config_.num_pages - pages.free - pages.cached;
+  }
+  // Tokens that the used pages hold, those of a page counted once however many sequences share it:
+  // what is less than used_pages() full ones is waste. Of the same moment as the page counts when
+  // no other thread changes them.
+  int64_t used_tokens() const {
+    return int64_t{used_pages()} * config_.page_size - unfilled_.load(std::memory_order_relaxed);
   }
   // Tokens of the prompts that were looked up since the start, and how many of them were found.
   int64_t prefix_queried_tokens() const { return queried_.load(std::memory_order_relaxed); }
@@ -97,11 +104,13 @@ class Scheduler {
   void ChooseDecodeRows(Budget* left);
   void ChoosePrefillRows(Budget* left);
   void ChooseChunk(Group* group, Budget* left);
-  bool Admissible(const Request& request) const;
   bool FindPrefix(const Request& request);
   Group* Admit(int64_t id);
   const PackedLayout& SmallestLayout(const Budget& used) const;
   void Release(int64_t id);
+  void CountUnfilled(Group* group);
+  void CheckGroup(const Group& group) const;
+  void CheckBooks() const;
   void Publish();
 
   const SchedulerConfig config_;
@@ -112,14 +121,14 @@ class Scheduler {
   std::optional<PrefixIndex> index_;
   std::vector<std::unique_ptr<Group>> running_;  // in order of start
   std::unordered_map<int64_t, Group*> by_id_;    // the same ones
-  int reserved_rows_ = 0;
-  int reserved_pages_ = 0;
+  Reservation reservation_;                      // of the same ones
   std::vector<Dropped> dropped_;
   std::vector<Row> rows_;             // scratch of Plan
   std::vector<int64_t> cancelled_;    // scratch of Plan
   std::vector<int32_t> prefix_;       // scratch of Plan: what FindPrefix found
   std::atomic<int> num_running_ = 0;  // for other threads
   std::atomic<Pages> pages_ = Pages{0, 0};
+  std::atomic<int64_t> unfilled_ = 0;
   std::atomic<int64_t> queried_ = 0;
   std::atomic<int64_t> hits_ = 0;
 };

@@ -132,6 +132,36 @@ TEST_F(SchedulerPrefixTest, SuffixesOfOnePrefixComputeItOnce) {
   EXPECT_EQ(scheduler.prefix_hit_tokens(), 60);
 }
 
+TEST_F(SchedulerPrefixTest, PromptsThatBeginAlikeReserveTheirBeginningOnce) {
+  // 100 full pages of beginning, two pages more each: 102 for the first, 2 for each other.
+  SchedulerConfig config = Config();
+  config.num_pages = 220;
+  config.max_rows = 8;
+  config.max_model_len = 420;
+  config.buckets = {512};
+  Scheduler shared(config);
+  for (int32_t id = 0; id < 8; ++id) {
+    Ids prompt = Range(0, 400);
+    prompt.push_back(1000 + id);
+    shared.Submit({.id = id, .prompt = prompt, .max_new_tokens = 6});
+  }
+  shared.Plan(0);
+  EXPECT_EQ(shared.running(), 1);
+  shared.Plan(0);
+  EXPECT_EQ(shared.running(), 8);
+  EXPECT_EQ(shared.used_pages(), 100 + 8);
+  EXPECT_EQ(shared.used_tokens(), 400 + 8);
+  shared.CheckIntegrity();
+  for (int32_t id = 0; id < 7; ++id) shared.Finish(id);  // the first, that computed it, too
+  shared.CheckIntegrity();
+  shared.Submit({.id = 8, .prompt = Range(5000, 400), .max_new_tokens = 4});
+  shared.Plan(0);
+  EXPECT_EQ(shared.running(), 2);
+  shared.Finish(7);
+  EXPECT_EQ(shared.used_pages(), 100);
+  shared.CheckIntegrity();
+}
+
 TEST_F(SchedulerPrefixTest, HeadThatWaitsGoesOnWhenThePrefixIsGivenUp) {
   for (int64_t id : {1, 2}) {
     scheduler.Submit({.id = id, .prompt = Range(0, 40), .max_new_tokens = 1});

@@ -167,6 +167,20 @@ TEST_F(SchedulerTest, WriterToASharedPageGetsACopyButTheLastNot) {
   EXPECT_EQ(scheduler.used_pages(), 5);
 }
 
+TEST_F(SchedulerTest, UsedTokensCountEverySlotOnce) {
+  Submit(1, 6, 8, 3);
+  ExpectPlan(6, 1, {1}, 8);
+  EXPECT_EQ(scheduler.used_tokens(), 6);
+  scheduler.Advance(1, Ids{0, 0, 0}, Ids{7, 8, 9});
+  EXPECT_EQ(scheduler.used_tokens(), 6);
+  ExpectPlan(3, 3, {1, 1, 1}, 4);  // the last, unfilled page is copied twice
+  EXPECT_EQ(scheduler.used_tokens(), 4 + 3 * 3);
+  scheduler.Advance(1, Ids{1, 1}, Ids{7, 8});
+  EXPECT_EQ(scheduler.used_tokens(), 4 + 3);
+  scheduler.Finish(1);
+  EXPECT_EQ(scheduler.used_tokens(), 0);
+}
+
 TEST_F(SchedulerTest, CancelTakesEffectInEveryState) {
   Submit(1, 20);               // is in the middle of its prompt
   Submit(2, 4), Submit(3, 4);  // wait

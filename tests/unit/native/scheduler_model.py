@@ -47,6 +47,7 @@ class Beam:
 class Run:
     request: Request
     beams: list[Beam]
+    held: list[Page]  # from the prefix cache at the start; counted once however many hold them
     phase: Phase = Phase.PREFILL
     advances: int = 0
 
@@ -165,6 +166,14 @@ class Model:
     def used_pages(self) -> int:
         return len({id(p) for r in self.running for b in r.beams for p in b.pages})
 
+    def used_tokens(self) -> int:
+        """Filled slots of used pages; all but the last page of a sequence are full."""
+        filled: dict[int, int] = {}
+        for beam in (b for r in self.running for b in r.beams):
+            for i, page in enumerate(beam.pages):
+                filled[id(page)] = min(self.page_size, len(beam.cached) - i * self.page_size)
+        return sum(filled.values())
+
     def _new_page(self) -> Page:
         if self.used_pages() + len(self.idle) == self.num_pages:
             oldest = self.idle.pop(0)
@@ -245,13 +254,13 @@ class Model:
             run.phase = Phase.AWAITING
         for run in [r for r in self.running if r.phase is Phase.PREFILL]:
             self._prefill(step, run)
-        while len(step.tokens) < self.buckets[-1] and self.waiting and self._fits(self.waiting[0]):
+        while len(step.tokens) < self.buckets[-1] and self.waiting:
             pages = self._prefix(self.waiting[0])
-            if pages is None:
+            if pages is None or not self._fits(self.waiting[0], pages):
                 break
             request = self.waiting.pop(0)
             begin = request.prompt[: len(pages) * self.page_size]
-            run = Run(request, [Beam(begin, pages, entered=len(pages))])
+            run = Run(request, [Beam(begin, pages, entered=len(pages))], list(pages))
             self.running.append(run)
             self.idle = [p for p in self.idle if p not in pages]
             if self.prefix_cache and request.cache_read:
@@ -267,11 +276,13 @@ class Model:
         )
         return step
 
-    def _fits(self, request: Request) -> bool:
-        requests = [request, *(r.request for r in self.running)]
+    def _fits(self, request: Request, pages: list[Page]) -> bool:
+        claims = [(request, pages), *((r.request, r.held) for r in self.running)]
+        own = sum(self.worst_case(request) - len(held) for request, held in claims)
+        held_by_any = {id(page) for _, held in claims for page in held}
         return (
-            sum(r.width for r in requests) <= self.max_rows
-            and sum(self.worst_case(r) for r in requests) <= self.num_pages
+            sum(request.width for request, _ in claims) <= self.max_rows
+            and own + len(held_by_any) <= self.num_pages
         )
 
     def _prefill(self, step: Step, run: Run) -> None:

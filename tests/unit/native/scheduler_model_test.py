@@ -257,6 +257,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert self.scheduler.running == len(self.model.running)
         assert self.scheduler.queued_tokens == self.model.queued_tokens()
         assert self.scheduler.used_pages == self.model.used_pages()
+        assert self.scheduler.used_tokens == self.model.used_tokens()
         assert self.scheduler.cached_pages == len(self.model.idle)
         pages = self.scheduler.free_pages, self.scheduler.cached_pages, self.scheduler.used_pages
         assert sum(pages) == self.model.num_pages
