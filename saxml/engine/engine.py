@@ -32,6 +32,7 @@ from saxml.engine.decoders import (
     SampleDecoder,
     ScoreDecoder,
 )
+from saxml.engine.embedding import EmbedDecoder, Embedders
 from saxml.engine.options import EngineOptions
 from saxml.engine.sampling_params import SamplingParams
 from saxml.models import sharding
@@ -98,6 +99,7 @@ class Engine:
             prefix_cache=options.prefix_cache,
         )
         self._requests: dict[int, Request] = {}
+        self._embedders = Embedders()
         self._ids = itertools.count(1)
         # (request id, sample) that finish_early ends.
         self._early: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
@@ -196,6 +198,9 @@ class Engine:
             )
         request = Request(next(self._ids), decoder, on_step)
         self._requests[request.id] = request
+        if isinstance(decoder, EmbedDecoder):
+            self._embedders.add(request.id, decoder)
+            cache_read = cache_read and decoder.cache_read
         try:
             self._scheduler.submit(
                 request.id,
@@ -298,7 +303,11 @@ class Engine:
                 self._fail(request_id, errors.CancelledError("cancelled by the client"))
         if plan is None:
             return
-        result, _, self._pages = self._steps[plan.bucket](self._params, self._pages, plan.packed)
+        result, hidden, self._pages = self._steps[plan.bucket](
+            self._params, self._pages, plan.packed
+        )
+        if self._embedders:
+            self._embedders.take(plan, self._scheduler.packed_offsets(plan.bucket), hidden)
         self.steps += 1
         rows = np.asarray(result)[: plan.num_entries]
         owners = plan.entry_request

@@ -85,6 +85,33 @@ def ragged_paged_attention(
     return _prefill_rows(q, out, pages, layer, batch), pages
 
 
+def causal_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """One sequence against itself, without pages; can be differentiated.
+
+    q f[T, H, E] already scaled, k and v f[T, K, E] -> f[T, H, E]: for each token softmax over the
+    tokens up to itself, in float32. Tokens at the end that are padding change nothing before them.
+    A tile of queries is computed at a time, and computed again for its derivative, so that no more
+    than H * QUERY_TILE * T weights are held.
+    """
+    T, H, E = q.shape
+    K, tile = k.shape[1], min(T, QUERY_TILE)
+    keys, values = k.astype(jnp.float32), v.astype(jnp.float32)
+    tiles = jnp.pad(q.astype(jnp.float32), ((0, -T % tile), (0, 0), (0, 0)))
+
+    @jax.checkpoint
+    def attend(start: jax.Array, queries: jax.Array) -> jax.Array:
+        scores = jnp.einsum("ckge,ske->kgcs", queries.reshape(tile, K, H // K, E), keys)
+        visible = jnp.arange(T) <= start + jnp.arange(tile)[:, None]
+        weights = jax.nn.softmax(jnp.where(visible, scores, _MASKED), axis=-1)
+        return jnp.einsum("kgcs,ske->ckge", weights, values).reshape(tile, H, E)
+
+    starts = jnp.arange(0, tiles.shape[0], tile)
+    out: jax.Array = jax.lax.map(
+        lambda piece: attend(*piece), (starts, tiles.reshape(-1, tile, H, E))
+    )
+    return out.reshape(-1, H, E)[:T].astype(q.dtype)
+
+
 def _decode_rows(q: jax.Array, pages: jax.Array, layer: jax.Array, batch: RaggedBatch) -> jax.Array:
     """Attention of the rows with one token, all at once; zeros elsewhere."""
     T, R = q.shape[0], batch.kv_len.shape[0]

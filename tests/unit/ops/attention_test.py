@@ -98,3 +98,40 @@ def test_pages_are_copied_before_use_and_only_as_many_as_asked() -> None:
     np.testing.assert_array_equal(copied[:, 3], pages[:, 0])
     np.testing.assert_array_equal(copied[:, 4], pages[:, 1])
     np.testing.assert_array_equal(copied[:, :3], pages[:, :3])
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    length=st.sampled_from([1, 5, 64, 65, 150]),
+    heads=st.sampled_from([(1, 1), (4, 2), (4, 4)]),
+)
+def test_causal_attention_equals_one_token_at_a_time(
+    seed: int, length: int, heads: tuple[int, int]
+) -> None:
+    (H, K), rng = heads, np.random.default_rng(seed)
+    q = rng.standard_normal((length, H, E), np.float32)
+    k, v = rng.standard_normal((2, length, K, E), np.float32)
+    out = attention.causal_attention(jnp.array(q), jnp.array(k), jnp.array(v))
+    wanted = [naive(q[t], k[: t + 1], v[: t + 1]) for t in range(length)]
+    np.testing.assert_allclose(out, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_causal_attention_has_the_derivative_of_its_formula() -> None:
+    rng = np.random.default_rng(1)
+    q, k, v, weight = (jnp.array(rng.standard_normal((70, 2, E), np.float32)) for _ in range(4))
+
+    def plainly(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        scores = jnp.einsum("che,she->hcs", q, k)
+        seen = jnp.where(jnp.tril(jnp.ones((70, 70), bool)), scores, -jnp.inf)
+        return jnp.einsum("hcs,she->che", jax.nn.softmax(seen), v)
+
+    def total(attend, *operands: jax.Array) -> jax.Array:  # type: ignore[no-untyped-def]
+        return jnp.vdot(attend(*operands), weight)
+
+    for place in range(3):
+        found, wanted = (
+            jax.grad(lambda *a, f=f: total(f, *a), argnums=place)(q, k, v)
+            for f in (attention.causal_attention, plainly)
+        )
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
