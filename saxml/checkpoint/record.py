@@ -12,14 +12,15 @@ from saxml.models.config import ModelConfig
 
 RECORD = "sax_model.json"
 TOKENIZER_FOLDER = "tokenizer"
-TOKENIZER_KINDS = ("gpt2_bpe", "hf_json")
+TOKENIZER_KINDS = ("gpt2_bpe", "hf_json", "sentencepiece", "tiktoken")
 _VERSION = 1
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizerRecord:
     """Which tokenizer the model was trained with. `files` lie in tokenizer/: for "gpt2_bpe" the
-    vocabulary (JSON) and the merges, for "hf_json" one tokenizer.json."""
+    vocabulary (JSON) and the merges, for "hf_json" one tokenizer.json, for "sentencepiece" and
+    "tiktoken" (a file of token ranks) one tokenizer.model."""
 
     kind: str
     files: tuple[str, ...]
