@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
+import grpc
 import jax
 import numpy as np
 from absl import logging
@@ -33,6 +34,8 @@ from saxml.engine.decoders import (
     ScoreDecoder,
 )
 from saxml.engine.embedding import EmbedDecoder, Embedders
+from saxml.engine.heartbeat import Heartbeat
+from saxml.engine.metrics import EngineMetrics, Gauges, Reason, Timeline
 from saxml.engine.options import EngineOptions
 from saxml.engine.sampling_params import SamplingParams
 from saxml.models import sharding
@@ -41,6 +44,12 @@ from saxml.ops import attention
 
 Progress = Callable[[str], None]
 _IDLE_WAIT_S = 1.0
+# How long stop() waits for the step that runs.
+_STOP_WAIT_S = 10.0
+_REASONS = {
+    grpc.StatusCode.CANCELLED: Reason.CANCELLED,
+    grpc.StatusCode.DEADLINE_EXCEEDED: Reason.DEADLINE,
+}
 # A step is timed so often, or until so much time has gone.
 _MEASURED_STEPS = 5
 _MEASURED_S = 0.5
@@ -52,11 +61,16 @@ class Request:
     """One request in flight; `future` gets its hypotheses, or a SaxError."""
 
     def __init__(
-        self, request_id: int, decoder: Decoder, on_step: Callable[[list[Hypothesis]], None] | None
+        self,
+        request_id: int,
+        decoder: Decoder,
+        on_step: Callable[[list[Hypothesis]], None] | None,
+        timeline: Timeline,
     ) -> None:
         self.id = request_id
         self.decoder = decoder
         self.on_step = on_step
+        self.timeline = timeline
         self.future: concurrent.futures.Future[list[Hypothesis]] = concurrent.futures.Future()
 
 
@@ -106,6 +120,8 @@ class Engine:
         self._failure: errors.SaxError | None = None
         self._stopping = False
         self.steps = 0
+        self.metrics = EngineMetrics()
+        self.heartbeat = Heartbeat()
         self._pages, self._steps = self._compile(mesh, dtype, progress)
         self._set_pace(progress)
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
@@ -196,7 +212,8 @@ class Engine:
             raise errors.InvalidArgumentError(
                 f"token id {outside[0]} is outside the vocabulary of {self.config.vocab_size}"
             )
-        request = Request(next(self._ids), decoder, on_step)
+        timeline = Timeline(len(prompt), generates=decoder.max_new_tokens > 0)
+        request = Request(next(self._ids), decoder, on_step, timeline)
         self._requests[request.id] = request
         if isinstance(decoder, EmbedDecoder):
             self._embedders.add(request.id, decoder)
@@ -221,6 +238,7 @@ class Engine:
         except ValueError as e:
             del self._requests[request.id]
             raise errors.InvalidArgumentError(str(e)) from None
+        self.metrics.submitted()
         if self._failure is not None:  # the loop ended between the first look and the queue
             self._fail(request.id, self._failure)
         return request
@@ -269,33 +287,65 @@ class Engine:
 
     @property
     def failure(self) -> errors.SaxError | None:
-        """Why the engine no longer runs, if it does not."""
-        return self._failure
+        """Why the engine broke, if it did; being stopped is no failure."""
+        return None if self._stopping else self._failure
+
+    def gauges(self) -> Gauges:
+        """How it is now; any thread."""
+        scheduler = self._scheduler
+        return Gauges(
+            running=scheduler.running,
+            waiting=scheduler.waiting,
+            queued_tokens=scheduler.queued_tokens,
+            pages=self.options.num_pages,
+            used_pages=scheduler.used_pages,
+            cached_pages=scheduler.cached_pages,
+            prefix_queried_tokens=scheduler.prefix_queried_tokens,
+            prefix_hit_tokens=scheduler.prefix_hit_tokens,
+            turn_seconds=self.heartbeat.seconds,
+        )
 
     def stop(self) -> None:
-        """Ends the loop; requests in flight fail with UNAVAILABLE."""
+        """Ends the loop; requests in flight fail with UNAVAILABLE.
+
+        A step that does not end in time is left behind, with the memory it uses.
+        """
         self._stopping = True
         self._scheduler.wake()
-        self._thread.join()
+        self._thread.join(_STOP_WAIT_S)
+        if self._thread.is_alive():
+            logging.error("the engine is stopped while a step still runs")
+            self._end(errors.UnavailableError("the model is being unloaded"))
+            return
         self._pages = None
         self._params.clear()
 
     def _loop(self) -> None:
         try:
             while not self._stopping:
+                self.heartbeat.beat()
                 if self._scheduler.wait(_IDLE_WAIT_S):
                     self._step()
-            self._failure = errors.UnavailableError("the model is being unloaded")
+            failure = errors.UnavailableError("the model is being unloaded")
         except Exception as e:
             logging.exception("the engine's step failed; the model cannot go on")
-            self._failure = errors.UnavailableError(f"the engine has failed: {e}")
-        for request_id in list(self._requests):
+            failure = errors.UnavailableError(f"the engine has failed: {e}")
+        in_flight = list(self._requests)
+        self._end(failure)
+        for request_id in in_flight:
             self._scheduler.finish(request_id)
-            self._fail(request_id, self._failure)
+
+    def _end(self, failure: errors.SaxError) -> None:
+        """From now on nothing is served; whoever waits is told."""
+        self._failure = failure
+        self.heartbeat.stop()
+        for request_id in list(self._requests):
+            self._fail(request_id, failure)
 
     def _step(self) -> None:
         self._end_samples()
-        plan = self._scheduler.plan(time.monotonic())
+        start = time.monotonic()
+        plan = self._scheduler.plan(start)
         for request_id, reason in self._scheduler.take_dropped():
             if reason == native.DropReason.EXPIRED:
                 self._fail(request_id, errors.DeadlineExceededError("deadline exceeded"))
@@ -303,6 +353,9 @@ class Engine:
                 self._fail(request_id, errors.CancelledError("cancelled by the client"))
         if plan is None:
             return
+        for request_id in plan.row_request[plan.num_decode_rows :].tolist():
+            if (request := self._requests.get(request_id)) is not None:
+                self.metrics.admitted(request.timeline, start)
         result, hidden, self._pages = self._steps[plan.bucket](
             self._params, self._pages, plan.packed
         )
@@ -310,20 +363,24 @@ class Engine:
             self._embedders.take(plan, self._scheduler.packed_offsets(plan.bucket), hidden)
         self.steps += 1
         rows = np.asarray(result)[: plan.num_entries]
+        now = time.monotonic()
         owners = plan.entry_request
         first = 0
         for last in [*(np.flatnonzero(np.diff(owners)) + 1).tolist(), plan.num_entries]:
             if first < last:
-                self._decode(int(owners[first]), plan.entry_seq[first:last], rows[first:last])
+                self._decode(int(owners[first]), plan.entry_seq[first:last], rows[first:last], now)
             first = last
+        self.metrics.stepped(plan.num_tokens, plan.num_rows, start, now)
 
-    def _decode(self, request_id: int, seqs: Ints, rows: Floats) -> None:
-        """Hands a request its rows; whatever goes wrong there concerns this request alone."""
+    def _decode(self, request_id: int, seqs: Ints, rows: Floats, now: float) -> None:
+        """Hands a request its rows, which came at `now`; whatever goes wrong there concerns this
+        request alone."""
         request = self._requests.get(request_id)
         if request is None:
             self._scheduler.finish(request_id)
             return
         try:
+            self.metrics.emitted(request.timeline, len(seqs), now)
             going_on = request.decoder.step(seqs, rows)
             if going_on is None:
                 self._complete(request)
@@ -353,9 +410,24 @@ class Engine:
         self._scheduler.finish(request.id)
         results = request.decoder.results()
         del self._requests[request.id]
+        self.metrics.finished_with(
+            request.timeline, self._reason(request.decoder, results), time.monotonic()
+        )
         request.future.set_result(results)
+
+    def _reason(self, decoder: Decoder, results: list[Hypothesis]) -> Reason:
+        """How a request that was answered came to its end."""
+        most = decoder.max_new_tokens
+        if most == 0:
+            return Reason.DONE
+        stops = self.options.stop_ids
+        cut = any(len(r.tokens) == most and r.tokens[-1] not in stops for r in results)
+        return Reason.LENGTH if cut else Reason.STOP
 
     def _fail(self, request_id: int, error: errors.SaxError) -> None:
         request = self._requests.pop(request_id, None)
-        if request is not None and not request.future.done():
-            request.future.set_exception(error)
+        if request is None:
+            return
+        reason = _REASONS.get(error.code, Reason.FAILED)
+        self.metrics.finished_with(request.timeline, reason, time.monotonic())
+        request.future.set_exception(error)

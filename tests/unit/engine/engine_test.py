@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 
 from saxml.common import errors
+from saxml.engine import engine as engine_lib
+from saxml.engine import heartbeat
 from saxml.engine.beam import BeamDecoder, BeamOptions
 from saxml.engine.decoders import Continue, Hypothesis, SampleDecoder, ScoreDecoder
 from saxml.engine.engine import Engine
+from saxml.engine.metrics import Reason
 from saxml.engine.sampling_params import SamplingParams
 from saxml.models.config import ModelConfig
 from tests.unit.engine import tiny
@@ -238,3 +241,100 @@ def test_stop_fails_what_is_in_flight_and_what_comes_later() -> None:
             request.future.result(timeout=10)
         with pytest.raises(errors.UnavailableError):
             engine.submit(np.array([1], np.int32), tiny.greedy())
+
+
+def test_metrics_add_up_to_what_was_served() -> None:
+    with tiny.running(tiny.LLAMA, stop_ids=(tiny.STOP,)) as engine:
+        gate, begun = threading.Event(), threading.Event()
+
+        def blocked(_: object) -> None:
+            begun.set()
+            gate.wait(10)
+
+        prompts = tiny.prompts(6, seed=8)
+        cancelled = engine.submit(
+            prompts[0],
+            SampleDecoder(num_samples=1, max_steps=20, stop_ids=()),
+            on_step=blocked,
+        )
+        served = [engine.submit(p, tiny.greedy(12)) for p in prompts]
+        sampled = engine.submit(
+            prompts[1],
+            SampleDecoder(num_samples=3, max_steps=5, stop_ids=()),
+            sampling=SamplingParams(temperature=1.0),
+        )
+        score = engine.submit(prompts[2], ScoreDecoder(prompts[2][1:]))
+        late = engine.submit(prompts[3], tiny.greedy(), deadline=time.monotonic() - 1)
+        assert begun.wait(60)
+        engine.cancel(cancelled)
+        gate.set()
+        concurrent.futures.wait([r.future for r in [*served, sampled, score, late, cancelled]])
+        answers = [r.future.result()[0].tokens.tolist() for r in served]
+        m = engine.metrics
+        length = sum(len(a) == 12 and a[-1] != tiny.STOP for a in answers)
+        assert m.started == sum(m.finished.values()) == len(served) + 4
+        assert m.finished == {
+            Reason.STOP: len(served) - length,
+            Reason.LENGTH: length + 1,
+            Reason.DONE: 1,
+            Reason.CANCELLED: 1,
+            Reason.DEADLINE: 1,
+            Reason.FAILED: 0,
+        }
+        assert m.without_token[Reason.DEADLINE] == sum(m.without_token.values()) == 1
+        assert m.first_token_seconds.count == m.prefill_seconds.count == m.started - 1
+        assert m.queue_seconds.count == m.started - 1
+        assert m.request_seconds.count == m.decode_seconds.count + 1 == len(served) + 2
+        tokens = sum(map(len, answers)) + 3 * 5
+        # The cancelled one got some tokens too.
+        assert tokens < m.generation_tokens <= tokens + 20
+        assert m.step_seconds.count == engine.steps
+        gauges = engine.gauges()
+        assert gauges.running == gauges.waiting == gauges.queued_tokens == gauges.used_pages == 0
+        assert gauges.turn_seconds < 60
+
+
+def test_engine_whose_step_raises_fails_what_it_has_and_beats_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with tiny.running(tiny.LLAMA) as engine:
+        assert engine.failure is None
+
+        def broken(*_: object) -> None:
+            raise RuntimeError("device lost")
+
+        monkeypatch.setattr(engine, "_steps", dict.fromkeys(engine.options.buckets, broken))
+        request = engine.submit(np.array([1], np.int32), tiny.greedy())
+        with pytest.raises(errors.UnavailableError, match="the engine has failed: device lost"):
+            request.future.result(timeout=10)
+        assert "device lost" in str(engine.failure)
+        assert engine.heartbeat.stall() is None
+        with pytest.raises(errors.UnavailableError, match="device lost"):
+            engine.submit(np.array([1], np.int32), tiny.greedy())
+        assert engine.metrics.finished[Reason.FAILED] == engine.metrics.started == 1
+
+
+def test_step_that_hangs_is_a_stall_and_does_not_hold_up_stop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(heartbeat, "LEAST_LIMIT_S", 0.0)
+    monkeypatch.setattr(engine_lib, "_STOP_WAIT_S", 0.1)
+    gate, entered = threading.Event(), threading.Event()
+    with tiny.running(tiny.LLAMA) as engine:
+        real = engine._steps[1]
+
+        def slow(*arguments: object) -> object:
+            entered.set()
+            gate.wait(30)
+            return real(*arguments)
+
+        monkeypatch.setitem(engine._steps, 1, slow)
+        request = engine.submit(np.array([1], np.int32), tiny.greedy())
+        entered.wait(30)
+        time.sleep(0.01)
+        assert engine.heartbeat.stall() is not None
+        engine.stop()
+        with pytest.raises(errors.UnavailableError, match="unloaded"):
+            request.future.result(timeout=10)
+        gate.set()
+        engine._thread.join()
