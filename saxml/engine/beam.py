@@ -57,6 +57,15 @@ class BeamOptions:
     early_exit: bool
     fixed_steps: bool = False
 
+    def shortened(self, max_steps: int, *, min_steps: int = 0) -> "BeamOptions":
+        """The same for a request that asks for fewer steps, or for a longer least answer. A minimum
+        that would leave no step to end in gives way to a shorter maximum."""
+        longest = min(max_steps, self.max_steps)
+        least = max(self.min_steps, min_steps)
+        if longest < self.max_steps or min_steps > self.min_steps:
+            least = min(least, longest - 1)
+        return dataclasses.replace(self, max_steps=longest, min_steps=least)
+
     @property
     def num_candidates(self) -> int:
         """Best tokens a row that the search must see: enough when all stop tokens are masked."""

@@ -109,6 +109,7 @@ class Engine:
             buckets=list(options.buckets),
             max_model_len=options.max_model_len,
             queue_capacity=options.queue_capacity,
+            max_queued_tokens=options.max_queued_tokens,
             row_params=step_lib.ROW_PARAMS,
             prefix_cache=options.prefix_cache,
         )

@@ -16,6 +16,7 @@ class EngineOptions:
     last is the
                     budget of one step
     queue_capacity  requests that may wait before others are refused
+    max_queued_tokens  prompt tokens that may wait before others are refused; None: any number
     top_k           candidates kept before sampling; 0: the whole vocabulary
     num_candidates  best tokens a row that beam search gets to see; 0 without beams
     stop_ids        tokens that end a sequence
@@ -33,6 +34,7 @@ class EngineOptions:
     num_candidates: int
     stop_ids: tuple[int, ...]
     prefix_cache: bool = True
+    max_queued_tokens: int | None = None
     prefill_stretch: float = pace.STRETCH
 
     def __post_init__(self) -> None:

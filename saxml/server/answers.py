@@ -6,7 +6,7 @@ import numpy as np
 
 from saxml import native
 from saxml.engine.decoders import Hypothesis, Ints
-from saxml.server.text_codec import TextCodec
+from saxml.server.text_codec import AnswerStream, TextCodec
 
 _NO_TOKENS = np.empty(0, np.int32)
 
@@ -27,9 +27,11 @@ class Answers:
         stops: Sequence[str],
         prefix: str,
         score_of: Callable[[Hypothesis], float],
+        eos: Sequence[int] = (),
     ) -> None:
-        """prefix: what each text begins with; stop strings are not looked for in it."""
-        self._answers = [_Answer(codec, stops, prefix) for _ in range(count)]
+        """prefix: what each text begins with; stop strings are not looked for in it. eos: what ends
+        the tokens instead of a stop token, if not empty."""
+        self._answers = [_Answer(lambda: codec.stream(eos), stops, prefix) for _ in range(count)]
         self._score_of = score_of
 
     def update(self, hypotheses: Sequence[Hypothesis]) -> list[int]:
@@ -66,8 +68,10 @@ class Answers:
 
 
 class _Answer:
-    def __init__(self, codec: TextCodec, stops: Sequence[str], prefix: str) -> None:
-        self._codec = codec
+    def __init__(
+        self, new_stream: Callable[[], AnswerStream], stops: Sequence[str], prefix: str
+    ) -> None:
+        self._new_stream = new_stream
         self._stops = list(stops)
         self._prefix = prefix
         self._tokens = _NO_TOKENS
@@ -110,7 +114,7 @@ class _Answer:
         return self.text[kept:], kept, added
 
     def _restart(self) -> None:
-        self._stream = self._codec.stream()
+        self._stream = self._new_stream()
         self._matcher = native.StopMatcher(self._stops)
         self._tokens = _NO_TOKENS
         self._over = False

@@ -1,10 +1,11 @@
-"""Per-request parameters: what a client may send beside the text, checked against what the method
-declares."""
+"""Per-request parameters, sent beside the text: which keys a method takes.
 
-import dataclasses
-import json
+SAX's own keys are taken where the configuration declares them (EXTRA_INPUTS, with their defaults).
+Ours are always taken; a configuration may declare them too, to give them another default.
+"""
+
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from saxml.common import errors
@@ -12,15 +13,44 @@ from saxml.proto import common_pb2
 
 Value = float | str | list[float]
 
-MAX_STOPS = 16
-MAX_STOP_LENGTH = 256
+# What concerns the choice of tokens by sampling.
+SAMPLING_KEYS = frozenset(
+    {
+        "min_p",
+        "seed",
+        "repetition_penalty",
+        "presence_penalty",
+        "frequency_penalty",
+        "logit_bias",
+        "num_samples",
+        "stop",
+    }
+)
+# What concerns a request of any method.
+REQUEST_KEYS = frozenset({"priority", "cache_salt"})
+GENERATE_KEYS = SAMPLING_KEYS | REQUEST_KEYS | {"min_decode_steps"}
+BEAM_KEYS = GENERATE_KEYS - SAMPLING_KEYS
+
+# May be a tensor although the declared default is a number.
+_NUMBER_OR_TENSOR = frozenset({"temperature"})
+# What EXTRA_INPUTS_DTYPES may say.
+DTYPES = ("float32", "int32")
 
 
-def merge(sent: common_pb2.ExtraInputs, declared: Mapping[str, Any]) -> dict[str, Any]:
+def merge(
+    sent: common_pb2.ExtraInputs,
+    declared: Mapping[str, Any],
+    *,
+    always: Collection[str] = (),
+    dtypes: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """The declared defaults, replaced by what was sent.
 
-    Raises InvalidArgumentError for a key that is not declared or stands in two maps, and for a
-    tensor whose default is not a list of the same length.
+    always: keys that are taken without being declared. dtypes: "int32" for keys that take whole
+    numbers only.
+
+    Raises InvalidArgumentError for a key that is neither, or stands in two maps; for a tensor whose
+    default is not a list of the same length; for a number that its dtype cannot hold.
     """
     merged = dict(declared)
     seen: set[str] = set()
@@ -32,122 +62,41 @@ def merge(sent: common_pb2.ExtraInputs, declared: Mapping[str, Any]) -> dict[str
     for key, value in values:
         if key in seen:
             raise errors.InvalidArgumentError(f"extra input {key!r} is given twice")
-        if key not in declared:
-            known = ", ".join(sorted(declared)) or "none"
-            raise errors.InvalidArgumentError(
-                f"extra input {key!r} is not declared by this method; it takes: {known}"
-            )
-        default = declared[key]
-        if isinstance(value, list) and not (
-            isinstance(default, list) and len(default) == len(value)
-        ):
-            raise errors.InvalidArgumentError(
-                f"extra input {key!r} has {len(value)} values; its default is {default!r}"
-            )
+        if key not in declared and key not in always:
+            raise errors.InvalidArgumentError(_unknown(key, declared, always))
+        if isinstance(value, list):
+            _check_tensor(key, value, declared.get(key))
         seen.add(key)
         merged[key] = value
+    for key, dtype in (dtypes or {}).items():
+        if dtype == "int32" and key in seen:
+            merged[key] = _whole(key, merged[key])
     return merged
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class SamplingInputs:
-    """What one request asks of the choice of tokens. top_k 0 and top_p 1 keep everything; the text
-    ends before the first of `stops`."""
-
-    temperature: float
-    top_k: int
-    top_p: float
-    max_steps: int
-    seed: int | None
-    stops: tuple[str, ...]
-
-    @classmethod
-    def parse(
-        cls, merged: Mapping[str, Any], *, temperature: float, max_steps: int
-    ) -> "SamplingInputs":
-        """From merged extra inputs; `temperature` and `max_steps` are the configuration's.
-
-        Raises InvalidArgumentError that names the value out of range.
-        """
-        seed = merged.get("seed")
-        return cls(
-            temperature=_number(merged, ("temperature",), temperature, low=0.0),
-            top_k=int(_number(merged, ("per_example_top_k", "top_k"), 0, low=0, whole=True)),
-            top_p=_number(merged, ("per_example_top_p", "top_p"), 1.0, low=0.0, high=1.0),
-            max_steps=int(
-                min(
-                    max_steps,
-                    _number(
-                        merged, ("per_example_max_decode_steps",), max_steps, low=1, whole=True
-                    ),
-                )
-            ),
-            seed=None if seed is None else int(_number(merged, ("seed",), 0, low=0, whole=True)),
-            stops=_stops(merged.get("stop")),
-        )
+def _unknown(key: str, declared: Mapping[str, Any], always: Collection[str]) -> str:
+    why = "is not declared by this method"
+    if key in SAMPLING_KEYS:
+        why = "is for sampling, which this method does not do"
+    known = ", ".join(sorted({*declared, *always})) or "none"
+    return f"extra input {key!r} {why}; it takes: {known}"
 
 
-def _number(
-    merged: Mapping[str, Any],
-    keys: tuple[str, ...],
-    default: float,
-    *,
-    low: float,
-    high: float = 2.0**31 - 1,
-    whole: bool = False,
-) -> float:
-    for key in keys:
-        value = merged.get(key)
-        if value is None:
-            continue
-        good = isinstance(value, int | float) and math.isfinite(value) and low <= value <= high
-        if not good or (whole and value != int(value)):
-            kind = "a whole number" if whole else "a number"
-            raise errors.InvalidArgumentError(
-                f"extra input {key} is {value!r}; must be {kind} from {low:g} to {high:g}"
-            )
-        return float(value)
-    return default
-
-
-def problem_of_stops(stops: Any) -> str | None:
-    """What keeps a value from being stop strings; None if nothing does."""
-    if not isinstance(stops, list) or not all(isinstance(s, str) for s in stops):
-        return "is not a list of strings"
-    if len(stops) > MAX_STOPS:
-        return f"has {len(stops)} strings; at most {MAX_STOPS}"
-    for number, stop in enumerate(stops, 1):
-        which = f"string {number} of {len(stops)}"
-        if not stop:
-            return f"is empty in {which}"
-        if len(stop) > MAX_STOP_LENGTH:
-            return f"has {len(stop)} characters in {which}; at most {MAX_STOP_LENGTH}"
-        if any("\ud800" <= c <= "\udfff" for c in stop):
-            return f"has half of a surrogate pair in {which}"
-    return None
-
-
-def _stops(value: Any) -> tuple[str, ...]:
-    """One stop string a line; or, for those with a line feed in them, a JSON list of strings."""
-    if value is None or value == "":
-        return ()
-    stops = value
-    if isinstance(value, str):
-        stops = _json_strings(value) or value.split("\n")
-    problem = problem_of_stops(stops)
-    if problem is not None:
+def _check_tensor(key: str, values: list[float], default: object) -> None:
+    if key in _NUMBER_OR_TENSOR and not isinstance(default, list):
+        return
+    if not isinstance(default, list) or len(default) != len(values):
         raise errors.InvalidArgumentError(
-            f"extra input stop {problem}; send one string a line, or a JSON list of strings where"
-            ' one has a line feed in it: ["\\n\\n"]'
+            f"extra input {key!r} has {len(values)} values; its default is {default!r}"
         )
-    return tuple(stops)
 
 
-def _json_strings(text: str) -> list[str] | None:
-    if not text.startswith("["):
-        return None
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return None
-    return found if isinstance(found, list) and all(isinstance(s, str) for s in found) else None
+def _whole(key: str, value: Any) -> Any:
+    if isinstance(value, list):
+        return [_whole(key, item) for item in value]
+    number = isinstance(value, int | float) and math.isfinite(value)
+    if not number or value != int(value) or not -(2**31) <= value < 2**31:
+        raise errors.InvalidArgumentError(
+            f"extra input {key} is {value!r}; must be a whole number (EXTRA_INPUTS_DTYPES)"
+        )
+    return int(value)

@@ -98,8 +98,8 @@ def _tokenizer(
 ) -> Tokenizer | None:
     if params.TOKENIZED_INPUT and params.TOKENIZED_OUTPUT:
         return None
-    if params.VOCABULARY_PATH:
-        return load_vocabulary(params.VOCABULARY_PATH)
+    if path := params.VOCABULARY_PATH or params.SPM_MODEL:
+        return load_vocabulary(path)
     if record is not None and record.tokenizer is not None:
         return load_tokenizer(checkpoint)
     return None
@@ -175,30 +175,41 @@ def engine_options(
     params: CommonServingTemplate, config: ModelConfig, dtype: Any, beam: BeamOptions | None
 ) -> EngineOptions:
     """Sizes of the engine: BATCH_SIZE requests together, each with all its beams or samples."""
-    batch = max(params.BATCH_SIZE) if isinstance(params.BATCH_SIZE, list) else params.BATCH_SIZE
-    width = beam.beam_size if beam else params.NUM_SAMPLES
-    max_len = params.INPUT_SEQ_LEN + params.max_decode_steps
+    width = beam.beam_size if beam else params.max_num_samples
+    max_len = params.max_seq_len
     if max_len > config.max_positions:
         raise errors.InvalidArgumentError(
             f"INPUT_SEQ_LEN {params.INPUT_SEQ_LEN} and MAX_DECODE_STEPS {params.max_decode_steps}"
             f" make {max_len} tokens; the model has {config.max_positions} positions"
         )
-    rows = batch * width
+    together = params.NUM_CACHE_SLOTS or params.batch_size
+    rows = max(width, together * (beam.beam_size if beam else params.NUM_SAMPLES))
+    num_pages = _num_pages(params, config, dtype, rows, width, max_len)
     greedy_only = not beam and params.NUM_SAMPLES == params.TOP_K == 1
     return EngineOptions(
         page_size=params.PAGE_SIZE,
-        num_pages=_num_pages(params, config, dtype, rows, width, max_len),
+        num_pages=num_pages,
         max_model_len=max_len,
         max_rows=rows,
         buckets=token_buckets(rows, params.INPUT_SEQ_LEN),
         # Each of the admitted requests may be a score of many suffixes.
-        queue_capacity=batch * params.MAX_LIVE_BATCHES * _SUFFIXES_A_REQUEST,
+        queue_capacity=params.max_live_requests * _SUFFIXES_A_REQUEST,
+        max_queued_tokens=max_queued_tokens(params, num_pages),
         top_k=1 if beam or greedy_only else params.TOP_K,
         num_candidates=beam.num_candidates if beam else 0,
         stop_ids=params.stop_ids,
         prefix_cache=params.PREFIX_CACHE,
         prefill_stretch=math.inf if params.PREFILL_STRETCH is None else params.PREFILL_STRETCH,
     )
+
+
+def max_queued_tokens(params: CommonServingTemplate, num_pages: int) -> int:
+    """Prompt tokens that may wait: MAX_QUEUED_TOKENS, or what fills all pages as often as there are
+    batches, and one request that scores many suffixes."""
+    if params.MAX_QUEUED_TOKENS is not None:
+        return int(params.MAX_QUEUED_TOKENS)
+    pages = int(params.MAX_LIVE_BATCHES) * num_pages * int(params.PAGE_SIZE)
+    return max(pages, _SUFFIXES_A_REQUEST * params.max_seq_len)
 
 
 def _num_pages(

@@ -15,10 +15,10 @@ from saxml.common.clock import Clock
 from saxml.engine.beam import BeamDecoder
 from saxml.engine.decoders import Decoder, Hypothesis, SampleDecoder, ScoreDecoder
 from saxml.engine.engine import Request
-from saxml.engine.sampling_params import SamplingParams
 from saxml.proto import common_pb2
 from saxml.server import extra_inputs, loading
 from saxml.server.answers import Answers
+from saxml.server.generate_inputs import GenerateInputs, RequestInputs
 from saxml.server.loading import Loaded, LoadOptions
 from saxml.server.pax.lm.params.template import CommonServingTemplate
 from saxml.server.servable import OnCancel
@@ -66,14 +66,13 @@ class LmServable:
         # For samples whose request has no seed.
         self._seeds = random.Random(loaded.seed)
         p = loaded.params
-        batch = max(p.BATCH_SIZE) if isinstance(p.BATCH_SIZE, list) else p.BATCH_SIZE
         offered = {
-            GENERATE: not p.SCORE_ONLY,
+            GENERATE: p.ENABLE_GENERATE and not p.SCORE_ONLY,
             GENERATE_STREAM: p.ENABLE_GENERATE_STREAM and not p.SCORE_ONLY,
             SCORE: not p.GENERATE_ONLY,
         }
         self.stats = {
-            name: MethodStats(name, batch * p.MAX_LIVE_BATCHES, clock)
+            name: MethodStats(name, p.max_live_requests, clock)
             for name, on in offered.items()
             if on
         }
@@ -119,7 +118,11 @@ class LmServable:
     ) -> list[float]:
         """log p(suffix | prefix) of each suffix."""
         with self._admit(SCORE):
-            extra_inputs.merge(extra, self._params.SCORE_EXTRA_INPUTS)
+            asked = RequestInputs.parse(
+                extra_inputs.merge(
+                    extra, self._params.SCORE_EXTRA_INPUTS, always=extra_inputs.REQUEST_KEYS
+                )
+            )
             if not suffixes:
                 raise errors.InvalidArgumentError("there is no suffix to score")
             encoded = [self._codec.scored(prefix, suffix) for suffix in suffixes]
@@ -133,7 +136,13 @@ class LmServable:
             try:
                 for inputs, targets in encoded:
                     requests.append(
-                        self._engine.submit(inputs, ScoreDecoder(targets), deadline=deadline)
+                        self._engine.submit(
+                            inputs,
+                            ScoreDecoder(targets),
+                            deadline=deadline,
+                            priority=asked.priority,
+                            cache_salt=asked.cache_salt,
+                        )
                     )
                 return [self._score_of(r.future.result()[0]) for r in requests]
             except errors.SaxError:
@@ -171,31 +180,20 @@ class LmServable:
         *,
         stream: bool,
     ) -> "_Running":
-        p = self._params
-        asked = extra_inputs.SamplingInputs.parse(
-            extra_inputs.merge(extra, p.EXTRA_INPUTS),
-            temperature=p.TEMPERATURE,
-            max_steps=p.max_decode_steps,
+        asked = GenerateInputs.parse(
+            extra, self._params, self._engine.config.vocab_size, lambda: self._seeds.getrandbits(31)
         )
         stops = self._codec.stops(asked.stops)
-        decoder: Decoder
-        if self._beam is not None:
-            decoder = BeamDecoder(self._beam)
-        else:
-            decoder = SampleDecoder(
-                num_samples=p.NUM_SAMPLES, max_steps=asked.max_steps, stop_ids=p.stop_ids
-            )
+        prompt = self._codec.prompt(text)
+        decoder = self._decoder(asked, len(prompt))
         updates: queue.SimpleQueue[list[Hypothesis] | None] = queue.SimpleQueue()
         request = self._engine.submit(
-            self._codec.prompt(text),
+            prompt,
             decoder,
             deadline=deadline,
-            sampling=SamplingParams(
-                temperature=asked.temperature,
-                top_p=asked.top_p,
-                top_k=asked.top_k,
-                seed=self._seeds.getrandbits(31) if asked.seed is None else asked.seed,
-            ),
+            sampling=asked.sampling,
+            priority=asked.request.priority,
+            cache_salt=asked.request.cache_salt,
             # Who looks at the end alone need not be told of every step.
             on_step=updates.put if stream or stops else None,
         )
@@ -205,10 +203,27 @@ class LmServable:
             decoder.width,
             self._codec,
             stops=stops,
+            eos=asked.eos,
             prefix=self._codec.answer_prefix(text),
             score_of=self._final_score,
         )
         return _Running(request, updates, answers)
+
+    def _decoder(self, asked: GenerateInputs, prompt_tokens: int) -> Decoder:
+        p = self._params
+        max_steps = min(asked.max_steps, p.max_seq_len - prompt_tokens)
+        if self._beam is not None:
+            return BeamDecoder(self._beam.shortened(max_steps, min_steps=asked.sampling.min_steps))
+        if asked.eos:
+            return SampleDecoder(
+                num_samples=asked.num_samples,
+                max_steps=max_steps,
+                stop_ids=(),
+                stop_sequences=(asked.eos,),
+            )
+        return SampleDecoder(
+            num_samples=asked.num_samples, max_steps=max_steps, stop_ids=p.stop_ids
+        )
 
     def _follow(self, running: "_Running") -> Iterator[None]:
         """Brings the answers up to date after each step, and ends when they are complete."""

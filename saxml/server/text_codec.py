@@ -14,6 +14,8 @@ from saxml.tokenizer import chat
 from saxml.tokenizer.base import Tokenizer
 from saxml.tokenizer.stream import Detokenizer
 
+_NO_TOKENS = np.empty(0, np.int32)
+
 
 class AnswerStream(Protocol):
     """One answer's text as its tokens come; never ends inside a character."""
@@ -61,16 +63,26 @@ class TextCodec:
         """i32[n], n <= INPUT_SEQ_LEN. Raises InvalidArgumentError for what cannot be a prompt."""
         if self._params.APPLY_CHAT_TEMPLATE:
             assert self._record is not None
-            text = chat.render(self._record, text)
-        ids = self._fit(self._ids(text))
+            assert self._tokenizer is not None
+            # The text is a message: special tokens that it spells stay text.
+            encoded = chat.encode(self._record, self._tokenizer, text)
+            ids = self._fit([], self._inside(np.array(encoded, np.int32)))
+        else:
+            ids = self._fit(self._sos, self._encode(text))
         if len(ids) == 0:
             raise errors.InvalidArgumentError("the prompt is empty")
         return ids
 
     def scored(self, prefix: str, suffix: str) -> tuple[Ints, Ints]:
         """Inputs and the targets that the last len(targets) of them predict."""
-        before = self._fit(self._ids(prefix) if prefix else np.empty(0, np.int32))
+        before = self._fit(self._sos, self._encode(prefix)) if prefix else _NO_TOKENS
         after = self._encode(suffix)
+        longest = self._params.SUFFIX_SEQ_LEN
+        if 0 < longest < len(after):
+            raise errors.InvalidArgumentError(
+                f"a suffix has {len(after):,} tokens; this model takes at most {longest:,}"
+                " (SUFFIX_SEQ_LEN)"
+            )
         if self._params.SCORING_INCLUDE_EOS_SCORE:
             after = np.append(after, np.int32(self._params.EOS_ID))
         if len(before) == 0 and self._sos:
@@ -88,11 +100,17 @@ class TextCodec:
         stream = self.stream()
         return stream.feed(ids) + stream.finish()
 
-    def stream(self) -> AnswerStream:
-        """What `decode` gives, bit by bit."""
+    def stream(self, eos: Sequence[int] = ()) -> AnswerStream:
+        """What `decode` gives, bit by bit.
+
+        eos: the sequence that ends this answer instead of a stop token, if not empty. One token is
+        left out of the text as a stop token is, the text of several belongs to the answer.
+        """
         if self._params.TOKENIZED_OUTPUT:
             return _IdStream()
         assert self._tokenizer is not None
+        if eos:
+            return _TextStream(self._tokenizer, eos if len(eos) == 1 else ())
         return _TextStream(self._tokenizer, self._params.stop_ids)
 
     def answer_prefix(self, text: str) -> str:
@@ -123,9 +141,6 @@ class TextCodec:
             )
         return None
 
-    def _ids(self, text: str) -> Ints:
-        return np.concatenate([np.array(self._sos, np.int32), self._encode(text)])
-
     def _encode(self, text: str) -> Ints:
         if self._params.TOKENIZED_INPUT:
             try:
@@ -137,6 +152,9 @@ class TextCodec:
         else:
             assert self._tokenizer is not None
             ids = np.array(self._tokenizer.encode(text), np.int32)
+        return self._inside(ids)
+
+    def _inside(self, ids: Ints) -> Ints:
         outside = ids[(ids < 0) | (ids >= self._vocab_size)]
         if len(outside):
             raise errors.InvalidArgumentError(
@@ -144,16 +162,17 @@ class TextCodec:
             )
         return ids
 
-    def _fit(self, ids: Ints) -> Ints:
+    def _fit(self, sos: Sequence[int], ids: Ints) -> Ints:
+        """The start token, if there is one, and as many of ids as a prompt may have."""
         longest = self._params.INPUT_SEQ_LEN
-        if len(ids) <= longest:
-            return ids
-        if self._params.FAIL_ON_INPUT_TRUNCATION:
+        if len(sos) + len(ids) > longest and self._params.FAIL_ON_INPUT_TRUNCATION:
             raise errors.InvalidArgumentError(
-                f"prompt has {len(ids):,} tokens; this model takes at most {longest:,}"
+                f"prompt has {len(sos) + len(ids):,} tokens; this model takes at most {longest:,}"
                 " (INPUT_SEQ_LEN)"
             )
-        return ids[:longest] if self._params.SLICE_LEFT else ids[-longest:]
+        room = longest - len(sos)
+        first = 0 if self._params.SLICE_LEFT else max(0, len(ids) - room)
+        return np.concatenate([np.array(sos, np.int32), ids[first : first + room]])
 
 
 class _IdStream:

@@ -52,7 +52,8 @@ def run(
         for tokens in sequences:
             logp = log_softmax(logits_of(tokens))
             ids = np.argsort(-logp, kind="stable")[: options.num_candidates]
-            rows.append([0, 0, 0, *logp[list(options.stop_ids)], *logp[ids], *ids])
+            best = np.stack([logp[ids], ids], axis=1).ravel()
+            rows.append([0, 0, 0, 0, *best, *logp[list(options.stop_ids)]])
         seqs = np.arange(len(sequences), dtype=np.int32)
         going_on = decoder.step(seqs, np.array(rows, np.float32))
         if steps is not None:
@@ -154,6 +155,36 @@ def test_best_so_far_are_the_ended_kept_and_the_live_in_one_ranking(
                 assert all(other.score == -1e9 for other in found[place:])
         left_out = [score for tokens, score in kept.items() if score > scores[-1]]
         assert len(left_out) <= sum(h.ended for h in found)
+
+
+@pytest.mark.parametrize(
+    ("asked", "wanted"),
+    [
+        ((9, 0), (9, 4)),  # nothing is asked for
+        ((99, 0), (9, 4)),  # never more than the configuration has
+        ((7, 0), (7, 4)),
+        ((3, 0), (3, 2)),  # the least gives way: some step must be left to end in
+        ((1, 0), (1, 0)),
+        ((9, 6), (9, 6)),
+        ((9, 50), (9, 8)),
+        ((9, 2), (9, 4)),
+    ],
+)
+def test_request_shortens_the_search(asked: tuple[int, int], wanted: tuple[int, int]) -> None:
+    options = BeamOptions(
+        beam_size=2,
+        tokens_per_beam=3,
+        alpha=0.5,
+        min_steps=4,
+        max_steps=9,
+        stop_ids=(0,),
+        early_exit=False,
+    )
+    shorter = options.shortened(asked[0], min_steps=asked[1])
+    assert (shorter.max_steps, shorter.min_steps) == wanted
+    found = run(language(3, 0.0), shorter)
+    assert all(wanted[1] < len(h.tokens) <= wanted[0] for h in found if h.score > -1e9)
+    assert found[0].score > -1e9
 
 
 def test_unfilled_places_are_zeros_with_the_least_score() -> None:

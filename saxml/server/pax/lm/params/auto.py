@@ -32,8 +32,6 @@ class AutoLM(template.CommonServingTemplate):
         "per_example_max_decode_steps": 256,
         "per_example_top_k": 0,
         "per_example_top_p": 1.0,
-        "seed": None,
-        "stop": "",
     }
 
     def model_config(self, record: ModelRecord | None) -> ModelConfig:
@@ -43,8 +41,7 @@ class AutoLM(template.CommonServingTemplate):
                 "AutoLM needs sax_model.json beside the weights; convert the checkpoint with"
                 " //tools/convert:gptj, :llama or :gguf"
             )
-        longest = self.INPUT_SEQ_LEN + self.max_decode_steps
-        if longest > record.config.max_positions:
+        if self.max_seq_len > record.config.max_positions:
             self.INPUT_SEQ_LEN = max(1, record.config.max_positions - self.max_decode_steps)
         if self.SOS_ID is None:
             self.SOS_ID = record.sos_id

@@ -9,32 +9,11 @@ from typing import Any
 from saxml.checkpoint.record import ModelRecord
 from saxml.common import errors
 from saxml.models.config import ModelConfig
-from saxml.server import extra_inputs
+from saxml.server.pax.lm.params import checks
 
 # Overrides that speak to the admin's assigner, not to the configuration: memory needs and
 # placement.
 _PLACEMENT_KEYS = ("ram", "constraints")
-
-_DTYPES = ("float32", "bfloat16")
-_POSITIVE = frozenset(
-    {
-        "ICI_MESH_SHAPE",
-        "BATCH_SIZE",
-        "MAX_LIVE_BATCHES",
-        "INPUT_SEQ_LEN",
-        "MAX_DECODE_STEPS",
-        "NUM_SAMPLES",
-        "BEAM_SIZE",
-        "TOKENS_PER_BEAM",
-        "STREAM_INTERVAL_STEPS",
-        "PAGE_SIZE",
-        "PREFILL_STRETCH",
-    }
-)
-_NOT_NEGATIVE = frozenset(
-    {"MIN_DECODE_STEPS", "TOP_K", "TEMPERATURE", "LENGTH_NORM_ALPHA", "KV_CACHE_GIB"}
-    | {"SOS_ID", "EOS_ID", "STOP_TOKEN_IDS"}
-)
 
 
 class CommonServingTemplate:
@@ -48,17 +27,26 @@ class CommonServingTemplate:
     # Devices (replica, data_mdl2, mdl).
     ICI_MESH_SHAPE: Any = [1, 1, 1]
     # Requests decoded together, and how many such batches may be in flight before others are
-    # refused.
+    # refused. NUM_CACHE_SLOTS, unless 0, says instead how many decode together. MAX_QUEUED_TOKENS
+    # is how many prompt tokens may wait before others are refused (None: as many as the engine
+    # takes in some time, see loading.max_queued_tokens).
     BATCH_SIZE: Any = 1
     MAX_LIVE_BATCHES: Any = 4
+    NUM_CACHE_SLOTS: Any = 0
+    MAX_QUEUED_TOKENS: Any = None
     BATCH_WAIT_SECS: Any = None
     BUCKET_KEYS: Any = None
-    # Lengths, in tokens. MAX_DECODE_STEPS may be a list; the largest counts.
+    # Lengths, in tokens. MAX_DECODE_STEPS may be a list; the largest counts. MIN_DECODE_STEPS is
+    # for beams; a request may ask for more (and for samples). MAX_SEQ_LEN bounds prompt and answer
+    # together, SUFFIX_SEQ_LEN a suffix that is scored (None and 0: nothing beyond the others does).
     INPUT_SEQ_LEN: Any = 256
+    SUFFIX_SEQ_LEN: Any = 0
     MAX_DECODE_STEPS: Any = 32
     MIN_DECODE_STEPS: Any = 0
-    # Choice of tokens.
+    MAX_SEQ_LEN: Any = None
+    # Choice of tokens. A request may ask for up to MAX_NUM_SAMPLES (None: NUM_SAMPLES) samples.
     NUM_SAMPLES: Any = 2
+    MAX_NUM_SAMPLES: Any = None
     TOP_K: Any = 40
     TEMPERATURE: Any = 0.0
     SORT_SAMPLES: Any = True
@@ -73,9 +61,13 @@ class CommonServingTemplate:
     SOS_ID: Any = 0
     EOS_ID: Any = 1
     STOP_TOKEN_IDS: Any = None
-    # An answer ends before the first of these, a list of strings; for answers in text.
+    # An answer ends before the first of these, a list of strings; for answers in text. A request
+    # may bring up to MAX_STOP_STRINGS more.
     STOP_STRINGS: Any = None
+    MAX_STOP_STRINGS: Any = 16
+    # What to tokenise with, if not with what lies beside the weights; SPM_MODEL is another name.
     VOCABULARY_PATH: Any = None
+    SPM_MODEL: Any = None
     TOKENIZED_INPUT: Any = False
     TOKENIZED_OUTPUT: Any = False
     PREPEND_SOS: Any = True
@@ -89,9 +81,11 @@ class CommonServingTemplate:
     # Methods.
     SCORE_ONLY: Any = False
     GENERATE_ONLY: Any = False
+    ENABLE_GENERATE: Any = True
     ENABLE_GENERATE_STREAM: Any = False
     STREAM_INTERVAL_STEPS: Any = 1
     EXTRA_INPUTS: Any = {"temperature": 0.1}
+    EXTRA_INPUTS_DTYPES: Any = {}
     SCORE_EXTRA_INPUTS: Any = {}
     SCORING_INCLUDE_EOS_SCORE: Any = False
     SCORING_USE_GEOMEAN_PROB_SCORE: Any = False
@@ -108,14 +102,25 @@ class CommonServingTemplate:
     PREFILL_STRETCH: Any = 2.0
     # Random weights instead of a checkpoint (checkpoint path None), for tests.
     RANDOM_WEIGHTS: Any = False
+    # SAX's, with one value each here; checks.FIXED says why.
+    TOP_K_RECALL_TARGET: Any = 1.0
+    USE_TOP_K_FOR_LOGPROBS: Any = False
+    GLOBAL_NORMALIZE: Any = False
+    FPROP_FOR_PREFIX: Any = True
+    USE_MATMUL_BEAM_SHUFFLE: Any = False
+    EMB_LOOKUP_STYLE: Any = "index"
+    NUM_EXTRA_IDS: Any = 0
+    PRECOMPUTE_KV_CACHE_PREFIX: Any = None
+    VOCABULARY_CLASS: Any = None
 
     def __init__(self, overrides: Mapping[str, str] | None = None) -> None:
         """Applies overrides, constant -> JSON. Raises InvalidArgumentError for an unknown key, bad
-        JSON or a wrong type."""
+        JSON, a wrong type, a value out of range, or constants that contradict one another."""
         for key, text in (overrides or {}).items():
             if key.rstrip("0123456789") in _PLACEMENT_KEYS:
                 continue
             self._override(key, text)
+        checks.check_together(self)
 
     def _override(self, key: str, text: str) -> None:
         if not key.isupper() or key not in self.constants():
@@ -129,11 +134,12 @@ class CommonServingTemplate:
                 f"override {key}={text!r} is not JSON; write strings with quotes"
             ) from None
         now = getattr(self, key)
-        if not _fits(value, now):
+        default = getattr(CommonServingTemplate, key, None)
+        if not checks.fits(key, value, now, default):
             raise errors.InvalidArgumentError(
-                f"override {key}={text}: must be {_kind(now)} like {json.dumps(now)}"
+                f"override {key}={text}: must be {checks.kind(now)} like {json.dumps(now)}"
             )
-        if problem := _out_of_range(key, value):
+        if problem := checks.out_of_range(key, value):
             raise errors.InvalidArgumentError(f"override {key}={text}: must be {problem}")
         setattr(self, key, value)
 
@@ -153,43 +159,27 @@ class CommonServingTemplate:
         return int(max(steps) if isinstance(steps, list) else steps)
 
     @property
+    def max_seq_len(self) -> int:
+        """The longest prompt and answer together, in tokens."""
+        longest = self.INPUT_SEQ_LEN + self.max_decode_steps
+        return int(longest if self.MAX_SEQ_LEN is None else min(longest, self.MAX_SEQ_LEN))
+
+    @property
+    def max_num_samples(self) -> int:
+        """The most samples that a request may ask for."""
+        return int(self.MAX_NUM_SAMPLES or self.NUM_SAMPLES)
+
+    @property
+    def batch_size(self) -> int:
+        """The largest batch."""
+        return int(max(self.BATCH_SIZE) if isinstance(self.BATCH_SIZE, list) else self.BATCH_SIZE)
+
+    @property
+    def max_live_requests(self) -> int:
+        """How many requests of one method may be served at once."""
+        return self.batch_size * int(self.MAX_LIVE_BATCHES)
+
+    @property
     def stop_ids(self) -> tuple[int, ...]:
         """Tokens that end a sequence."""
         return tuple(self.STOP_TOKEN_IDS or [self.EOS_ID])
-
-
-def _fits(value: object, now: object) -> bool:
-    """Whether value may replace now: the same JSON type, any number for a float, anything for None,
-    None for anything."""
-    if value is None or now is None:
-        return True
-    if isinstance(now, bool) or isinstance(value, bool):
-        return isinstance(now, bool) and isinstance(value, bool)
-    if isinstance(now, float):
-        return isinstance(value, int | float)
-    if isinstance(now, int | list) and isinstance(value, int | list):
-        # MAX_DECODE_STEPS and BATCH_SIZE are a number or a list of numbers.
-        items = value if isinstance(value, list) else [value]
-        return all(isinstance(i, int) and not isinstance(i, bool) for i in items) and bool(items)
-    return isinstance(value, type(now))
-
-
-def _out_of_range(key: str, value: Any) -> str | None:
-    """What `value` would have to be instead; None if it is fine."""
-    if value is None:
-        return None
-    items = value if isinstance(value, list) else [value]
-    if key in _POSITIVE and not all(item >= 1 for item in items):
-        return "1 or more"
-    if key in _NOT_NEGATIVE and not all(item >= 0 for item in items):
-        return "0 or more"
-    if key == "STOP_STRINGS" and (problem := extra_inputs.problem_of_stops(value)):
-        return f'a list like ["\\n\\n", "END"]; it {problem}'
-    if key == "FPROP_DTYPE" and value not in _DTYPES:
-        return f"one of {', '.join(_DTYPES)}"
-    return None
-
-
-def _kind(now: object) -> str:
-    names = {bool: "true or false", int: "a number", float: "a number", str: "a string"}
-    return names.get(type(now), "a value")
