@@ -87,6 +87,14 @@ def hugging_face(
         return LibraryTokenizer(library, bos_id=bos_id, eos_id=eos_id)
 
 
+def put_in_front(data: bytes, where: str) -> list[int]:
+    """The ids that a tokenizer.json puts in front of each text when it is asked for special tokens;
+    those behind it too, if there is one in front."""
+    with damaged(f"{where} is not a tokenizer.json"):
+        ids: list[int] = tokenizers.Tokenizer.from_buffer(data).encode("").ids
+        return ids
+
+
 def gpt2(
     vocabulary: bytes,
     merges: bytes,

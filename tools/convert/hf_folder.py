@@ -7,12 +7,12 @@ from typing import Any, TypeVar
 
 from saxml.checkpoint.record import TokenizerRecord
 from saxml.common import errors
+from saxml.tokenizer import bpe, load
+from saxml.tokenizer.kinds import kind_of
 from tools.convert import safetensors_reader, torch_reader
 from tools.convert.mapping import Tensors
 
 T = TypeVar("T")
-_HF_TOKENIZER = "tokenizer.json"
-_GPT2_TOKENIZERS = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
 
 
 class HfFolder:
@@ -57,13 +57,35 @@ class HfFolder:
         )
 
     def tokenizer(self) -> tuple[TokenizerRecord | None, dict[str, bytes]]:
-        """Which tokenizer it has, and the files; (None, {}) when it has none that we read."""
-        if os.path.exists(os.path.join(self.path, _HF_TOKENIZER)):
-            return self._tokenizer("hf_json", (_HF_TOKENIZER,))
-        for files in _GPT2_TOKENIZERS:
-            if all(os.path.exists(os.path.join(self.path, f)) for f in files):
+        """Which tokenizer it has, and the files; (None, {}) when it has none that we read.
+        Raises InvalidArgumentError for a tokenizer.model that is none."""
+        if self._has(load.HF_FILE):
+            return self._tokenizer("hf_json", (load.HF_FILE,))
+        if self._has(load.MODEL_FILE):
+            data = self._bytes(load.MODEL_FILE)
+            kind = kind_of(data, os.path.join(self.path, load.MODEL_FILE))
+            if kind == "vocabulary":
+                raise errors.InvalidArgumentError(
+                    f"{self.path}/{load.MODEL_FILE} is a GPT-2 vocabulary; call it encoder.json and"
+                    " its merges vocab.bpe"
+                )
+            return self._tokenizer(kind, (load.MODEL_FILE,))
+        for files in load.GPT2_FILES:
+            if all(map(self._has, files)):
                 return self._tokenizer("gpt2_bpe", files)
         return None, {}
+
+    def prepends_start(self, start: int) -> bool:
+        """Whether a prompt begins with the token `start`: add_bos_token of tokenizer_config.json,
+        else what the tokenizer.json does, else what Llama's own code does with a tokenizer.model,
+        which is to put it there."""
+        said = self.json("tokenizer_config.json").get("add_bos_token")
+        if isinstance(said, bool):
+            return said
+        if self._has(load.HF_FILE):
+            where = os.path.join(self.path, load.HF_FILE)
+            return bpe.put_in_front(self._bytes(load.HF_FILE), where) == [start]
+        return self._has(load.MODEL_FILE)
 
     def chat_template(self) -> str | None:
         """The template as text: of chat_template.jinja, else of tokenizer_config.json."""
@@ -88,11 +110,14 @@ class HfFolder:
     def _tokenizer(
         self, kind: str, files: tuple[str, ...]
     ) -> tuple[TokenizerRecord, dict[str, bytes]]:
-        data = {}
-        for name in files:
-            with open(os.path.join(self.path, name), "rb") as file:
-                data[name] = file.read()
-        return TokenizerRecord(kind=kind, files=files), data
+        return TokenizerRecord(kind=kind, files=files), {name: self._bytes(name) for name in files}
+
+    def _has(self, name: str) -> bool:
+        return os.path.isfile(os.path.join(self.path, name))
+
+    def _bytes(self, name: str) -> bytes:
+        with open(os.path.join(self.path, name), "rb") as file:
+            return file.read()
 
 
 class Fields:

@@ -48,12 +48,13 @@ def convert_llama(
     stops = folder.stop_token_ids()
     template = folder.chat_template()
     chat_format, chat_system = chat.recognise(template)
+    start = folder.config.token("bos_token_id", stops[0])
     record = ModelRecord(
         config=config,
-        sos_id=folder.config.token("bos_token_id", stops[0]),
+        sos_id=start,
         eos_id=stops[0],
         stop_token_ids=stops,
-        prepend_sos=folder.json("tokenizer_config.json").get("add_bos_token") is True,
+        prepend_sos=folder.prepends_start(start),
         tokenizer=tokenizer,
         chat_template=template,
         chat_format=chat_format,

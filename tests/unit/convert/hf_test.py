@@ -10,13 +10,16 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+import tokenizers
 from safetensors.numpy import save_file
 
 from saxml.checkpoint import pax
-from saxml.checkpoint.record import read_record
+from saxml.checkpoint.record import TokenizerRecord, read_record
 from saxml.common import errors
 from saxml.models import registry
+from saxml.tokenizer.load import load_tokenizer
 from tests.unit.convert.synthetic import GOLDEN, copy_model, load_tensors
+from tests.unit.tokenizer.vocabularies import ranks, train
 from tools.convert.gptj import convert_gptj
 from tools.convert.llama import convert_llama
 
@@ -72,6 +75,50 @@ def test_what_the_folder_says_is_recorded(tmp_path: Path) -> None:
     assert record.tokenizer.kind == "hf_json"
     assert folder.read("tokenizer/tokenizer.json") == b"{}"
     assert record.config.num_kv_heads == 2
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece", "tiktoken"])
+def test_a_tokenizer_model_is_what_it_holds(kind: str, tmp_path: Path) -> None:
+    data = {"sentencepiece": train(), "tiktoken": ranks(50_256)}[kind]
+    base = copy_model("tiny_llama", tmp_path / "base")
+    (base / "tokenizer.model").write_bytes(data)
+    path = convert_llama(str(base), str(tmp_path / "pax"))
+    folder, record = read_record(path)
+    assert record.tokenizer == TokenizerRecord(kind=kind, files=("tokenizer.model",))
+    assert folder.read("tokenizer/tokenizer.model") == data
+    assert record.prepend_sos
+    tokenizer = load_tokenizer(path)
+    assert tokenizer.decode(tokenizer.encode("the cat")) == "the cat"
+    assert (tokenizer.bos_id, tokenizer.eos_id) == (record.sos_id, record.eos_id)
+
+
+def test_a_tokenizer_model_that_is_none_is_refused(tmp_path: Path) -> None:
+    base = copy_model("tiny_llama", tmp_path / "base")
+    (base / "tokenizer.model").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(errors.InvalidArgumentError, match=r"base/tokenizer.model is a Git LFS"):
+        convert_llama(str(base), str(tmp_path / "pax"))
+    (base / "tokenizer.model").write_bytes(b'{"a": 0}')
+    with pytest.raises(errors.InvalidArgumentError, match=r"call it encoder.json"):
+        convert_llama(str(base), str(tmp_path / "pax"))
+
+
+@pytest.mark.parametrize(("said", "wanted"), [(None, True), (True, True), (False, False)])
+def test_start_token_is_put_in_front_as_the_tokenizer_says(
+    said: bool | None, wanted: bool, tmp_path: Path
+) -> None:
+    base = copy_model("tiny_llama", tmp_path / "base")
+    library = tokenizers.Tokenizer(tokenizers.models.BPE({"a": 0, "<s>": 1}, []))
+    (base / "tokenizer.json").write_text(library.to_str())
+    _, record = read_record(convert_llama(str(base), str(tmp_path / "bare")))
+    assert not record.prepend_sos
+    library.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    (base / "tokenizer.json").write_text(library.to_str())
+    if said is not None:
+        (base / "tokenizer_config.json").write_text(json.dumps({"add_bos_token": said}))
+    _, record = read_record(convert_llama(str(base), str(tmp_path / "pax")))
+    assert record.prepend_sos is wanted
 
 
 def test_gpt2_vocabulary_files_are_taken_along(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import random
 
 import pytest
 
+from saxml.checkpoint.folder import Folder
 from saxml.common import errors
 from saxml.tokenizer import load
 from saxml.tokenizer.base import Tokenizer
@@ -16,6 +17,7 @@ from saxml.tokenizer.bpe import LibraryTokenizer
 from saxml.tokenizer.load import load_vocabulary
 from saxml.tokenizer.rank_file import RankTokenizer
 from saxml.tokenizer.sentence_piece import SentencePieceTokenizer
+from tests.integration import gcs
 from tests.unit.tokenizer.vocabularies import GPT2_DATA, ranks, train
 
 
@@ -101,6 +103,17 @@ def test_too_large_a_file_is_not_read(tmp_path: pathlib.Path) -> None:
         file.truncate(load.MAX_BYTES + 1)  # takes no room on the disk
     with pytest.raises(errors.InvalidArgumentError, match=r"has 268,435,457 bytes; .* at most"):
         load_vocabulary(str(tmp_path))
+
+
+def test_on_a_bucket() -> None:
+    with gcs.bucket("words"):
+        Folder("gs://words/some").write("where", train())
+        Folder("gs://words/other").write("tokenizer.model", train())
+        for path in ("gs://words/some/where", "/gcs/words/some/where", "gs://words/other"):
+            assert type(load_vocabulary(path)) is SentencePieceTokenizer
+        for path in ("gs://words", "gs://words/none"):
+            with pytest.raises(errors.NotFoundError, match=f"no tokenizer in {path}"):
+                load_vocabulary(path)
 
 
 @pytest.mark.parametrize("path", ["gs://", "gs://bucket\n", "/none/at all", "none", "s3://b/x"])
