@@ -8,15 +8,14 @@ await election.resign(2.0)                   # another admin server takes over a
 """
 
 import asyncio
-import concurrent.futures
 import contextlib
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from saxml.admin.daemon_threads import DaemonThreads
 from saxml.admin.lease import Action, Failed, Lease, Outcome, Read, Wait, Write, execute, plan
 from saxml.common.errors import SaxError, UnavailableError
 from saxml.common.names import CellId
@@ -108,7 +107,7 @@ class Election:
         self._cell = cell
         self._clock = clock
         # A store that hangs keeps one thread, not those that everybody uses.
-        self._calls: concurrent.futures.Executor = _DaemonThread()
+        self._calls = DaemonThreads("lease")
         self._woken = asyncio.Event()
         self._changed = asyncio.Condition()
         self._rounds = 0
@@ -237,24 +236,3 @@ class Election:
             what = "read" if isinstance(action, Read) else "write"
             _logger.warning("Cannot %s the lease of %s: %s", what, self._cell.full, error)
             self._failure = str(error)
-
-
-class _DaemonThread(concurrent.futures.Executor):
-    """A thread a call that does not keep the process alive, for calls made one after another."""
-
-    def submit(self, fn: Callable[..., _T], /, *args: Any, **kwargs: Any) -> Any:
-        """See Executor.submit."""
-        future: concurrent.futures.Future[_T] = concurrent.futures.Future()
-
-        def call() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                result = fn(*args, **kwargs)
-            except BaseException as error:
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-
-        threading.Thread(target=call, name="lease", daemon=True).start()
-        return future

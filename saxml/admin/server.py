@@ -17,6 +17,7 @@ from google.protobuf import text_format
 from grpc_reflection.v1alpha import reflection
 
 from saxml.admin.election import Election, Tenure, TermOverError, lease_clock
+from saxml.admin.following import follow
 from saxml.admin.gate import Gate
 from saxml.admin.health import SERVICE_NAMES, AdminHealth
 from saxml.admin.http_server import HttpServer
@@ -36,7 +37,8 @@ from saxml.proto import admin_pb2, admin_pb2_grpc
 from saxml.storage.base import ConflictError, open_store
 from saxml.storage.cell import CellStore
 
-CONFIG_PERIOD_S = 5.0
+# How often configuration and location are looked at where nobody has written them.
+LOOK_S = 5.0
 STORE_RETRY_S = 2.0
 # A standby whose sight of the lease is older counts as cut off.
 FRESH_S = 15.0
@@ -156,7 +158,11 @@ class AdminServer:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_result_of(self._running))
             tasks.create_task(self._lead_forever())
-            tasks.create_task(self._watch_config())
+            for name, react in (
+                (self._files.config_name, self._reload_config),
+                (self._files.location_name, self._heal_location),
+            ):
+                tasks.create_task(follow(self._files.store, name, react, period_s=LOOK_S))
 
     async def hand_over(self) -> None:
         """Answers no more and gives the lease back, so that another admin server leads at once."""
@@ -271,21 +277,18 @@ class AdminServer:
             )
         return config
 
-    async def _watch_config(self) -> None:
-        while True:
-            await asyncio.sleep(CONFIG_PERIOD_S)
-            await self._heal_location()
-            try:
-                config = await asyncio.to_thread(self._files.read_config)
-            except SaxError as error:
-                _logger.warning("Cannot read the configuration: %s", error)
-                continue
-            if config is None or config == self._config:
-                continue
-            _logger.info("Updated config: %s", _text(config))
-            if config.fs_root != self._config.fs_root:
-                _logger.warning("The new fs_root is used by the next term of an admin server")
-            self._config = config
+    async def _reload_config(self) -> None:
+        try:
+            config = await asyncio.to_thread(self._files.read_config)
+        except SaxError as error:
+            _logger.warning("Cannot read the configuration: %s", error)
+            return
+        if config is None or config == self._config:
+            return
+        _logger.info("Updated config: %s", _text(config))
+        if config.fs_root != self._config.fs_root:
+            _logger.warning("The new fs_root is used by the next term of an admin server")
+        self._config = config
 
     async def _heal_location(self) -> None:
         """Sets location.proto right where somebody else has written it."""

@@ -21,8 +21,8 @@ from saxml.storage.cell import CellStore
 # A Join that changes nothing tells the admin server that this server is still there. An admin
 # server that was restarted gives servers a little longer than this to come back.
 HEARTBEAT_S = 10.0
-# How often location.proto is looked at for another admin server.
-LOCATION_PERIOD_S = 2.0
+# After location.proto could not be looked at for another admin server.
+LOOK_AGAIN_S = 2.0
 # The admin server calls back before it answers: 10 s to connect, 5 s to ask.
 JOIN_TIMEOUT_S = 20.0
 FIRST_RETRY_S = 0.5
@@ -52,13 +52,11 @@ class Joiner:
         clock: Clock,
         *,
         heartbeat_s: float = HEARTBEAT_S,
-        location_period_s: float = LOCATION_PERIOD_S,
     ) -> None:
         self._cell = cell
         self._request = request
         self._clock = clock
         self._heartbeat_s = heartbeat_s
-        self._location_period_s = location_period_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="join", daemon=True)
         self._lock = threading.Lock()
@@ -124,14 +122,14 @@ class Joiner:
         """Returns when the next heartbeat is due, or when the admin server is another one."""
         due = self._clock.monotonic() + self._heartbeat_s * random.uniform(0.8, 1.0)
         while (left := due - self._clock.monotonic()) > 0:
-            if self._stop.wait(min(left, self._location_period_s)):
-                return
             try:
-                if self._cell.read_location() != address:
-                    return
+                self._cell.wait_for_other_location(address, left, self._stop)
+                return
             except SaxError as error:
                 # The admin server we know may well be there still: the heartbeat goes on.
                 _logger.warning("Cannot look for a new admin server: %s", error)
+                if self._stop.wait(min(left, LOOK_AGAIN_S)):
+                    return
 
     def _join(self, address: str) -> None:
         if address != self._address or self._channel is None:

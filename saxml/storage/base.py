@@ -2,7 +2,10 @@
 
     store = open_store("gs://bucket/sax-root")
     stored = store.read("sax/test/config.proto")
-    store.write("sax/test/config.proto", data, if_generation=stored.generation if stored else 0)
+    generation = store.write(
+        "sax/test/config.proto", data, if_generation=stored.generation if stored else 0
+    )
+    store.watch("sax/test/config.proto", generation, 60.0)      # until somebody else has written it
 
 A generation is a number that changes with every write of an object. A write that names the
 generation it has read fails with ConflictError when somebody else wrote in between, so no update
@@ -10,6 +13,10 @@ is ever lost.
 """
 
 import os
+import random
+import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -52,6 +59,20 @@ class Store(Protocol):
 
         if_generation: fail with ConflictError unless the object is at this generation (0: unless
         there is no object).
+        """
+
+    def watch(
+        self,
+        name: str,
+        generation: int,
+        timeout_s: float,
+        *,
+        stop: threading.Event | None = None,
+    ) -> int:
+        """Waits until the object is not at `generation` (0: until there is one), at most so long.
+
+        Gives the generation that it is at in the end, 0 if there is none. stop: when set, the wait
+        ends. Of several changes the last one may be the only one seen; errors are those of read().
         """
 
     def list(self, prefix: str) -> list[str]:
@@ -104,3 +125,25 @@ def check_name(name: str) -> None:
     """Raises InvalidArgumentError for an object name that leaves its root."""
     if not name or name.startswith("/") or ".." in name.split("/"):
         raise InvalidArgumentError(f"{quote(name)} is not a name below a store's root")
+
+
+def poll(
+    look: Callable[[], int],
+    generation: int,
+    timeout_s: float,
+    stop: threading.Event | None,
+    *,
+    first_s: float,
+    longest_s: float,
+) -> int:
+    """Store.watch() where nobody tells of changes: looks ever more seldom, from every first_s to
+    every longest_s seconds, never in step with others."""
+    end = time.monotonic() + timeout_s
+    stop = stop or threading.Event()
+    pause = first_s
+    while (found := look()) == generation:
+        left = end - time.monotonic()
+        if left <= 0 or stop.wait(min(left, pause * random.uniform(0.8, 1.2))):
+            break
+        pause = min(longest_s, pause * 1.3)
+    return found

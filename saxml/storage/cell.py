@@ -7,6 +7,8 @@ cell.admin_address()        # "192.0.2.2:10000"
 import contextlib
 import logging
 import os
+import threading
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -15,7 +17,7 @@ from google.protobuf.message import DecodeError, Message
 from saxml.common.errors import AlreadyExistsError, FailedPreconditionError
 from saxml.common.names import CellId, check_fs_root, quote
 from saxml.proto import admin_pb2
-from saxml.storage.base import ConflictError, Store, open_store
+from saxml.storage.base import ConflictError, Store, Stored, open_store
 
 CONFIG_NAME = "config.proto"
 LOCATION_NAME = "location.proto"
@@ -56,6 +58,16 @@ class CellStore:
         return f"{self.path}/{LOCATION_NAME}"
 
     @property
+    def config_name(self) -> str:
+        """The name in the store of the cell's configuration."""
+        return f"{self._dir}/{CONFIG_NAME}"
+
+    @property
+    def location_name(self) -> str:
+        """The name in the store of the object that says where the cell's admin server listens."""
+        return f"{self._dir}/{LOCATION_NAME}"
+
+    @property
     def lease_name(self) -> str:
         """The name in the store of the object by which admin servers elect their leader."""
         return f"{self._dir}/{LEASE_NAME}"
@@ -93,6 +105,21 @@ class CellStore:
         """Says that the admin server listens at `address`; see Store.write."""
         return self._write(LOCATION_NAME, admin_pb2.Location(location=address), if_generation)
 
+    def wait_for_other_location(
+        self, address: str, timeout_s: float, stop: threading.Event | None = None
+    ) -> None:
+        """Returns when location.proto does not say `address`, at most timeout_s later."""
+        end = time.monotonic() + timeout_s
+        while True:
+            stored = self.store.read(self.location_name)
+            location = self._decoded(LOCATION_NAME, stored, admin_pb2.Location())
+            if location is None or location.location != address:
+                return
+            generation = stored.generation if stored else 0
+            left = max(0.0, end - time.monotonic())
+            if self.store.watch(self.location_name, generation, left, stop=stop) == generation:
+                return
+
     def announce(self, address: str, check: Callable[[], None]) -> bool:
         """Makes location.proto name `address`; gives whether it had to be written.
 
@@ -101,7 +128,7 @@ class CellStore:
         after that, and a write of ours that is late by then is refused.
         """
         while True:
-            stored = self.store.read(f"{self._dir}/{LOCATION_NAME}")
+            stored = self.store.read(self.location_name)
             check()
             data = admin_pb2.Location(location=address).SerializeToString(deterministic=True)
             if stored is not None and stored.data == data:
@@ -128,7 +155,9 @@ class CellStore:
         return address
 
     def _parse(self, name: str, message: _M) -> _M | None:
-        stored = self.store.read(f"{self._dir}/{name}")
+        return self._decoded(name, self.store.read(f"{self._dir}/{name}"), message)
+
+    def _decoded(self, name: str, stored: Stored | None, message: _M) -> _M | None:
         if stored is None:
             return None
         try:

@@ -11,11 +11,12 @@ import fcntl
 import os
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 
 from saxml.common.errors import FailedPreconditionError, PermissionDeniedError, UnavailableError
-from saxml.storage.base import ConflictError, Stored, check_name
+from saxml.storage.base import ConflictError, Stored, check_name, poll
 
 LOCK_NAME = ".sax_lock"
 
@@ -43,16 +44,30 @@ class FolderStore:
         """Replaces the file; see Store.write. Its directory must exist."""
         path = self._path(name)
         with _explained("write", path), _locked(os.path.dirname(path)):
-            try:
-                current = os.stat(path).st_mtime_ns
-            except FileNotFoundError:
-                current = 0
+            current = _generation(path)
             if if_generation is not None and if_generation != current:
                 raise ConflictError(
                     f"{path} is at generation {current}, not {if_generation}: "
                     "another process has written it"
                 )
             return _replace(path, data, current)
+
+    def watch(
+        self,
+        name: str,
+        generation: int,
+        timeout_s: float,
+        *,
+        stop: threading.Event | None = None,
+    ) -> int:
+        """Looks at the file's time until it changes; see Store.watch."""
+        path = self._path(name)
+
+        def look() -> int:
+            with _explained("watch", path):
+                return _generation(path)
+
+        return poll(look, generation, timeout_s, stop, first_s=0.05, longest_s=self.poll_s)
 
     def list(self, prefix: str) -> list[str]:
         """Visible entries of a directory; see Store.list."""
@@ -88,6 +103,13 @@ class FolderStore:
     def _path(self, name: str) -> str:
         check_name(name)
         return os.path.join(self.root, name)
+
+
+def _generation(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def _replace(path: str, data: bytes, current: int) -> int:

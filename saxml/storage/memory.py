@@ -2,7 +2,7 @@
 
 It can be made to fail as buckets do:
 
-    def injector(call: str, name: str) -> Fault | None: ...     # "read" or "write"
+    def injector(call: str, name: str) -> Fault | None: ...     # "read", "write" or "watch"
     store = MemoryStore(injector=injector)
     store.deliver()                                             # writes that are late arrive now
 """
@@ -31,7 +31,7 @@ class FaultKind(enum.Enum):
     LOST_REPLY = enum.auto()
     # A write: UnavailableError, and it is done at the next deliver() if its condition holds then.
     LATE = enum.auto()
-    # A read: what was there before the last write.
+    # A read or watch: what was there before the last write.
     STALE = enum.auto()
 
 
@@ -64,11 +64,12 @@ class MemoryStore:
         injector: Injector | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """injector: asked before each read and write. sleep: how delays are spent."""
+        """injector: asked before each read, write and watch. sleep: how delays are spent."""
         self.root = root
         self.injector = injector
         self._sleep = sleep
         self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._objects: dict[str, Stored] = {}
         self._before: dict[str, Stored | None] = {}
         self._late: list[tuple[str, bytes, int | None]] = []
@@ -96,6 +97,32 @@ class MemoryStore:
         if fault is FaultKind.LOST_REPLY:
             raise UnavailableError(f"{self.root}/{name}: the reply to a write was lost")
         return generation
+
+    def watch(
+        self,
+        name: str,
+        generation: int,
+        timeout_s: float,
+        *,
+        stop: threading.Event | None = None,
+    ) -> int:
+        """Is woken by writes; see Store.watch. A stale one does not know of the last write."""
+        check_name(name)
+        fault = self._fault("watch", name)
+        end = time.monotonic() + timeout_s
+        with self._changed:
+            start = self._number(name)
+            stale = fault is FaultKind.STALE and name in self._before
+            former = self._before[name] if stale else None
+            while True:
+                found = self._number(name)
+                if stale and found == start:
+                    found = former.generation if former else 0
+                left = end - time.monotonic()
+                if found != generation or left <= 0 or (stop is not None and stop.is_set()):
+                    return found
+                # Whoever sets `stop` does not wake us.
+                self._changed.wait(left if stop is None else min(left, self.poll_s))
 
     def deliver(self) -> None:
         """Does the writes that are late."""
@@ -136,6 +163,11 @@ class MemoryStore:
         with self._lock:
             self._objects = {n: o for n, o in self._objects.items() if not n.startswith(below)}
             self._dirs = {d for d in self._dirs if not f"{d}/".startswith(below)}
+            self._changed.notify_all()
+
+    def _number(self, name: str) -> int:
+        stored = self._objects.get(name)
+        return stored.generation if stored else 0
 
     def _fault(self, call: str, name: str) -> FaultKind | None:
         fault = self.injector(call, name) if self.injector is not None else None
@@ -144,7 +176,7 @@ class MemoryStore:
         if fault.delay_s:
             self._sleep(fault.delay_s)
         kind = fault.kind
-        lost = kind is FaultKind.LOST_REPLY and call == "read"
+        lost = kind is FaultKind.LOST_REPLY and call != "write"
         if kind is FaultKind.ERROR or lost:
             raise UnavailableError(f"cannot {call} {self.root}/{name}: out of reach")
         return kind
@@ -152,7 +184,7 @@ class MemoryStore:
     def _commit(self, name: str, data: bytes, if_generation: int | None) -> int:
         with self._lock:
             stored = self._objects.get(name)
-            current = stored.generation if stored else 0
+            current = self._number(name)
             if if_generation is not None and if_generation != current:
                 raise ConflictError(
                     f"{self.root}/{name} is at generation {current}, not {if_generation}"
@@ -160,4 +192,5 @@ class MemoryStore:
             self._last_generation += 1
             self._before[name] = stored
             self._objects[name] = Stored(bytes(data), self._last_generation)
+            self._changed.notify_all()
             return self._last_generation

@@ -20,9 +20,7 @@ def cell(tmp_path: pathlib.Path) -> CellStore:
 @pytest.fixture
 def modelet(cell: CellStore) -> Iterator[StubModelet]:
     stub = StubModelet()
-    joiner = Joiner(
-        cell, stub.join_request(), SystemClock(), heartbeat_s=0.2, location_period_s=0.05
-    )
+    joiner = Joiner(cell, stub.join_request(), SystemClock(), heartbeat_s=0.2)
     joiner.start()
     yield stub
     joiner.stop()

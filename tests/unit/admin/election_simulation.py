@@ -65,7 +65,7 @@ class UnconditionalStore:
     def __init__(self, store: Store) -> None:
         self._store = store
         self.root, self.poll_s = store.root, store.poll_s
-        self.read, self.list = store.read, store.list
+        self.read, self.watch, self.list = store.read, store.watch, store.list
         self.exists_dir, self.make_dir = store.exists_dir, store.make_dir
         self.remove_dir = store.remove_dir
 

@@ -76,7 +76,7 @@ def start(cell: CellStore) -> Iterator[Callable[..., Joiner]]:
 
     def starter(heartbeat_s: float = 60.0) -> Joiner:
         clock = SystemClock()
-        joiner = Joiner(cell, REQUEST, clock, heartbeat_s=heartbeat_s, location_period_s=0.02)
+        joiner = Joiner(cell, REQUEST, clock, heartbeat_s=heartbeat_s)
         joiners.append(joiner)
         joiner.start()
         return joiner

@@ -63,3 +63,17 @@ def test_a_delay_is_spent_before_anything_is_done() -> None:
     store.write("x", b"1")
     assert delays == [3.0]
     assert store.read("x") == Stored(b"1", 2)
+
+
+def test_a_watch_that_fails() -> None:
+    store, delays = _store(FaultKind.ERROR, "watch", delay_s=2.0)
+    with pytest.raises(UnavailableError, match="cannot watch mem://faulty/x"):
+        store.watch("x", 1, 60.0)
+    assert delays == [2.0]
+
+
+def test_a_stale_watch_does_not_see_the_last_write() -> None:
+    store, _ = _store(FaultKind.STALE, "watch")
+    store.write("x", b"1")
+    assert store.watch("x", 1, 0.0) == 1
+    assert store.watch("x", 2, 0.0) == 1

@@ -32,6 +32,8 @@ class FakeBucket:
         query = urllib.parse.parse_qs(urllib.parse.urlsplit(path).query)
         if method == "GET" and "/o/" not in path:
             return 200, b"{}"
+        if method == "GET" and self.generation and "/download/" not in path:
+            return 200, f'{{"name": "a", "generation": "{self.generation}"}}'.encode()
         if method == "GET":
             return (200, self.data) if self.generation else (404, b"{}")
         expected = query.get("ifGenerationMatch")
@@ -116,9 +118,25 @@ def test_a_bucket_that_stays_away_is_given_up_in_time(bucket: FakeBucket) -> Non
     assert 2 <= bucket.requests < 10
 
 
+def test_a_watch_survives_passing_faults_and_asks_ever_more_seldom(bucket: FakeBucket) -> None:
+    store = GcsStore("cells", "root")
+    first = store.write("a", b"x")
+    bucket.faults, bucket.requests = [503], 0
+    assert store.watch("a", 0, 60.0) == first
+    assert bucket.requests == 2
+    bucket.requests = 0
+    assert store.watch("a", first, 2.0) == first
+    # After 0.5, 0.65, 0.85 s, and at the end; a fifth more or less.
+    assert 3 <= bucket.requests <= 6
+
+
 @pytest.mark.parametrize(
     ("operation", "what"),
-    [(lambda s: s.read("a"), "read"), (lambda s: s.write("a", b""), "write")],
+    [
+        (lambda s: s.read("a"), "read"),
+        (lambda s: s.write("a", b""), "write"),
+        (lambda s: s.watch("a", 0, 1.0), "watch"),
+    ],
 )
 def test_a_refusal_is_final(
     bucket: FakeBucket, operation: Callable[[GcsStore], object], what: str

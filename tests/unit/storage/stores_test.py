@@ -2,7 +2,9 @@
 
 import concurrent.futures
 import pathlib
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -71,6 +73,49 @@ def test_no_update_is_lost_between_racing_writers(store: Store) -> None:
     stored = store.read("sax/test/n")
     assert stored is not None
     assert stored.data == b"30"
+
+
+def _later(seconds: float, call: Callable[[], object]) -> threading.Timer:
+    timer = threading.Timer(seconds, call)
+    timer.start()
+    return timer
+
+
+def test_a_watch_ends_when_the_object_is_written(store: Store) -> None:
+    store.make_dir("sax/test")
+    writes: list[int] = []
+    for _ in range(2):  # it is made, it is replaced
+        before = writes[-1] if writes else 0
+        timer = _later(0.3, lambda: writes.append(store.write("sax/test/a", b"x")))
+        start = time.monotonic()
+        found = store.watch("sax/test/a", before, 60.0)
+        assert 0.2 < time.monotonic() - start < 10
+        timer.join()
+        assert found == writes[-1] != before
+
+
+def test_a_watch_that_knows_of_less_ends_at_once(store: Store) -> None:
+    store.make_dir("sax/test")
+    first = store.write("sax/test/a", b"x")
+    start = time.monotonic()
+    assert store.watch("sax/test/a", -1, 60.0) == first
+    assert store.watch("sax/test/a", 0, 60.0) == first
+    assert store.watch("sax/test/none", first, 60.0) == 0
+    assert time.monotonic() - start < 10
+
+
+def test_a_watch_ends_when_its_time_is_over_or_it_is_told_to(store: Store) -> None:
+    store.make_dir("sax/test")
+    first = store.write("sax/test/a", b"x")
+    assert store.watch("sax/test/a", first, 0.0) == first
+    start = time.monotonic()
+    assert store.watch("sax/test/a", first, 0.4) == first
+    assert 0.3 < time.monotonic() - start < 10
+    stop = threading.Event()
+    timer = _later(0.1, stop.set)
+    assert store.watch("sax/test/a", first, 60.0, stop=stop) == first
+    assert time.monotonic() - start < 20
+    timer.join()
 
 
 def test_directories_are_listed_level_by_level(store: Store) -> None:
