@@ -14,6 +14,8 @@ from saxml.proto import admin_pb2, common_pb2, modelet_pb2
 
 # What a model server that leaves says of itself in its status.
 DRAINING = "draining"
+# What a server can be, for pages, metrics and Stats.
+STATES = ("Active", "Dormant", "Draining", "Silent")
 
 
 @dataclass(slots=True)
@@ -112,6 +114,15 @@ class JoinedServer:
         """Whether clients can use the model here."""
         entry = self.entries.get(model)
         return entry is not None and entry.is_ready and not self.is_silent
+
+    @property
+    def state(self) -> str:
+        """One of STATES."""
+        if self.is_silent:
+            return "Silent"
+        if self.is_draining:
+            return "Draining"
+        return "Dormant" if self.is_dormant else "Active"
 
     @property
     def why_closed(self) -> str:

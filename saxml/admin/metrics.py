@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from saxml.admin import snapshot
+from saxml.admin.joined import STATES
 from saxml.admin.manager import Manager
 from saxml.admin.standing import Standing
 from saxml.common.metrics import RpcMetrics
@@ -84,12 +85,11 @@ def _of_standing(standing: Standing) -> Iterator[Metric]:
 
 
 def _of_cell(manager: Manager) -> Iterator[Metric]:
-    now = manager.clock.monotonic()
-    states = Counter(snapshot.server_state(s, now) for s in manager.servers.values())
+    states = Counter(server.state for server in manager.servers.values())
     servers = GaugeMetricFamily(
         "sax_admin_servers", "Joined model servers, by state.", labels=["state"]
     )
-    for state in snapshot.SERVER_STATES:
+    for state in STATES:
         servers.add_metric([state.lower()], states[state])
     yield servers
     rows = snapshot.models(manager)

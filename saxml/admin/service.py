@@ -66,7 +66,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         """How many servers of which kind there are; of a cell also by state, in the trailer."""
         model_id = self._optional_id(request.model_id)
         if model_id is None:
-            states = Counter(row.state for row in snapshot.servers(self._manager))
+            states = Counter(server.state for server in self._manager.servers.values())
             text = ",".join(f"{state}={count}" for state, count in sorted(states.items()))
             context.set_trailing_metadata(((SERVERS_TRAILER, text),))
         return views.stats(self._manager, model_id)

@@ -9,9 +9,6 @@ from saxml.common import chips
 from saxml.common.names import ModelId
 from saxml.proto import common_pb2
 
-# A server that is asked every 10 s and has not answered for so long is about to be taken out.
-SILENT_AFTER_S = 15.0
-SERVER_STATES = ("Active", "Dormant", "Draining", "Silent")
 _DOING = {
     "LOADING": "the server was told to load it and has not answered yet",
     "UNLOADING": "requests under way end, then it is freed",
@@ -73,7 +70,7 @@ class ServerRow:
     chip: str
     topology: str
     lag_s: float
-    # One of SERVER_STATES, and in words why, or "".
+    # One of joined.STATES, and in words why, or "".
     state: str
     explanation: str
     tags: tuple[str, ...]
@@ -109,15 +106,6 @@ def server(manager: Manager, joined: JoinedServer) -> ServerRow:
     return _server(joined, manager.clock.monotonic())
 
 
-def server_state(server: JoinedServer, now: float) -> str:
-    """One of SERVER_STATES."""
-    if server.is_silent or now - server.last_ping > SILENT_AFTER_S:
-        return "Silent"
-    if server.is_draining:
-        return "Draining"
-    return "Dormant" if server.is_dormant else "Active"
-
-
 def _model(published: Published, replicas: list[Replica], assigned: int) -> ModelRow:
     proto = published.proto
     return ModelRow(
@@ -134,8 +122,7 @@ def _model(published: Published, replicas: list[Replica], assigned: int) -> Mode
 
 
 def _server(server: JoinedServer, now: float) -> ServerRow:
-    state = server_state(server, now)
-    lag = now - server.last_ping
+    state, lag = server.state, now - server.last_ping
     return ServerRow(
         address=server.address,
         chip=chips.chip_name(server.spec.chip_type),

@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from saxml.admin.metrics import AdminMetrics
 from saxml.admin.standing import Standing
-from tests.unit.admin.fakes import World
+from tests.unit.admin.fakes import FakeRpcError, World
 
 _LEADING = Standing(is_leader=True, term=7, renewals=12, failed_renewals=1, view_age_s=0.5)
 
@@ -56,7 +56,16 @@ def test_servers_and_replicas_are_counted() -> None:
         assert values[("sax_admin_replicas_wanted", "/sax/test/lm")] == 3
         assert values[("sax_admin_replicas_assigned", "/sax/test/lm")] == 2
         assert values[("sax_admin_replicas_ready", "/sax/test/lm")] == 1
-        world.clock.now += 16
+        one.status_error = FakeRpcError(grpc.StatusCode.UNAVAILABLE, "connection refused")
+        two = world.modelets["b:1"]
+        two.state.state = two.state.DORMANT
+        await world.poll("a:1")
+        await world.poll("b:1")
+        values = _values(metrics)
+        states = ("active", "dormant", "draining", "silent")
+        assert [values[("sax_admin_servers", s)] for s in states] == [0, 1, 0, 1]
+        two.status_error = one.status_error
+        await world.poll("b:1")
         assert _values(metrics)[("sax_admin_servers", "silent")] == 2
         one.gate.set()
 

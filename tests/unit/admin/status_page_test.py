@@ -67,9 +67,13 @@ def test_a_standby_names_the_leader_and_shows_no_models() -> None:
 
 def test_an_idle_server_is_idle_and_a_quiet_one_silent() -> None:
     async def tell(world: World) -> None:
-        await world.join("a:1")
+        one = await world.join("a:1")
         assert '<td data-label="ModelStatus">Idle</td>' in _pages(world).cell()
+        one.status_error = FakeRpcError(grpc.StatusCode.DEADLINE_EXCEEDED, "too late")
         world.clock.now += 20
+        await world.poll("a:1")
+        assert "Silent" not in _pages(world).cell()
+        await world.poll("a:1")
         page = _pages(world).cell()
         assert '<span class="pill silent">Silent</span>' in page
         assert "no answer for 20 s" in page
