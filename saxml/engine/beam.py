@@ -32,8 +32,8 @@ import dataclasses
 
 import numpy as np
 
+from saxml.engine import result
 from saxml.engine.decoders import Continue, Floats, Hypothesis, Ints
-from saxml.engine.step import ResultColumns
 
 UNFILLED = np.float32(-1e9)
 _MASKED = np.float32(-1e20)
@@ -82,7 +82,6 @@ class BeamDecoder:
         self.options = options
         self.width = options.beam_size
         self.max_new_tokens = options.max_steps
-        self._columns = ResultColumns(len(options.stop_ids), options.num_candidates)
         self._stop_ids = np.array(options.stop_ids, np.int32)
         self._live = np.arange(self.width, dtype=np.float32) * UNFILLED
         self._tokens = np.zeros((self.width, options.max_steps), np.int32)
@@ -100,9 +99,9 @@ class BeamDecoder:
             physical = np.zeros(B, np.int32)
         else:
             physical = np.arange(B, dtype=np.int32)
-        logp = rows[:, self._columns.candidate_logp].astype(np.float32)
-        ids = rows[:, self._columns.candidate_id].astype(np.int32)
-        stop_logp = rows[:, self._columns.stop].astype(np.float32)
+        logp = rows[:, result.best_logp(o.num_candidates)].astype(np.float32)
+        ids = rows[:, result.best_id(o.num_candidates)].astype(np.int32)
+        stop_logp = rows[:, result.stop_logp(len(o.stop_ids))].astype(np.float32)
         is_stop = np.isin(ids, self._stop_ids)
         if self._generated < o.min_steps:
             logp = np.where(is_stop, _MASKED, logp)

@@ -11,7 +11,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from saxml.engine.step import ResultColumns
+from saxml.common import errors
+from saxml.engine import result
+from saxml.engine.sampling_params import SamplingParams
 
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
@@ -31,14 +33,26 @@ class Continue:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class LogProbs:
+    """Of n tokens, under the model's own distribution: before temperature, penalties, biases and
+    barred tokens, and none below result.LEAST_LOGP."""
+
+    chosen: Floats  # f32[n]
+    best: Floats  # f32[n, k], descending
+    best_ids: Ints  # i32[n, k]; of equal logits the lowest id first
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Hypothesis:
     """One generated sequence, the stop token included, and its score (higher is better). Nobody
-    writes into its tokens."""
+    writes into its arrays."""
 
     tokens: Ints
     score: float
     # Whether it is known that no more tokens will come.
     ended: bool = False
+    # Of its tokens; None for beams.
+    logprobs: LogProbs | None = None
 
 
 class Decoder(Protocol):
@@ -59,37 +73,67 @@ class Decoder(Protocol):
 class SampleDecoder:
     """num_samples independent samples (one and temperature 0: greedy decoding).
 
-    A sample ends with a stop token, at max_steps tokens, or when it is told to. Its score is the
-    sum of log p of its tokens, untempered.
+    A sample ends with a stop token or a stop sequence, which it contains, at max_steps tokens, or
+    when it is told to. Its score is the sum of its tokens' log-probabilities.
     """
 
     fork_at_start = True
 
-    def __init__(self, *, num_samples: int, max_steps: int, stop_ids: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        *,
+        num_samples: int,
+        max_steps: int,
+        stop_ids: tuple[int, ...],
+        stop_sequences: tuple[tuple[int, ...], ...] = (),
+    ) -> None:
         self.width = num_samples
         self.max_new_tokens = max_steps
-        self._stop_ids = frozenset(stop_ids)
+        self.stop_ids = frozenset(stop_ids)
+        self._min_steps = 0
+        # By the token that completes them.
+        self._sequences: dict[int, list[list[int]]] = {}
+        for sequence in stop_sequences:
+            if not sequence:
+                raise errors.InvalidArgumentError("a stop sequence is empty")
+            self._sequences.setdefault(sequence[-1], []).append(list(sequence))
         self._alive = list(range(num_samples))  # the sample that each sequence belongs to
         self._ended: set[int] = set()  # those that were told to end
-        # Results are views of this: what they show never changes.
+        # Results are views of these: what they show never changes.
         self._tokens = np.zeros((num_samples, max_steps), np.int32)
+        self._logp = np.zeros((num_samples, max_steps), np.float32)
+        self._best = np.zeros((num_samples, max_steps, 0), np.float32)
+        self._best_ids = np.zeros((num_samples, max_steps, 0), np.int32)
         self._lengths = [0] * num_samples
         self._scores = [0.0] * num_samples
         self._started = False
 
+    def prepare(self, params: SamplingParams) -> None:
+        """Says, before the first step, what the request asks for."""
+        self._min_steps = params.min_steps
+        shape = (self.width, self.max_new_tokens, params.logprobs)
+        self._best, self._best_ids = np.zeros(shape, np.float32), np.zeros(shape, np.int32)
+
     def step(self, seqs: Ints, rows: Floats) -> Continue | None:
         """See Decoder."""
         parents, tokens, alive = [], [], []
-        for index, (seq, row) in enumerate(zip(seqs.tolist(), rows, strict=True)):
+        chosen = rows[:, result.TOKEN].astype(np.int32).tolist()
+        logp = rows[:, result.LOGP].tolist()
+        num_best = self._best.shape[2]
+        for index, seq in enumerate(seqs.tolist()):
             # At the prompt's end all entries are of sequence 0, in the order of the samples.
             sample = self._alive[seq if self._started else index]
             if sample in self._ended:
                 continue
-            token = int(row[ResultColumns.TOKEN])
-            self._tokens[sample, self._lengths[sample]] = token
-            self._lengths[sample] += 1
-            self._scores[sample] += float(row[ResultColumns.LOGP])
-            if token not in self._stop_ids and self._lengths[sample] < self.max_new_tokens:
+            place, token = self._lengths[sample], chosen[index]
+            self._tokens[sample, place] = token
+            self._logp[sample, place] = logp[index]
+            if num_best:
+                self._best[sample, place] = rows[index, result.best_logp(num_best)]
+                self._best_ids[sample, place] = rows[index, result.best_id(num_best)]
+            self._lengths[sample] = place + 1
+            self._scores[sample] += logp[index]
+            if not self._stops(sample, token) and place + 1 < self.max_new_tokens:
                 parents.append(seq)
                 tokens.append(token)
                 alive.append(sample)
@@ -101,6 +145,19 @@ class SampleDecoder:
             np.array(parents, np.int32), np.array(tokens, np.int32), np.array(alive, np.int32)
         )
 
+    def _stops(self, sample: int, token: int) -> bool:
+        """Whether a sample ends with this, its last token."""
+        if token in self.stop_ids:
+            return True
+        length = self._lengths[sample]
+        if token not in self._sequences or length <= self._min_steps:
+            return False
+        return any(
+            len(sequence) <= length
+            and self._tokens[sample, length - len(sequence) : length].tolist() == sequence
+            for sequence in self._sequences[token]
+        )
+
     def end(self, sample: int) -> bool:
         """Ends a sample with the tokens it has; True if none is left that goes on."""
         self._ended.add(sample)
@@ -110,30 +167,58 @@ class SampleDecoder:
         """The samples in their places."""
         going_on = set(self._alive) - self._ended
         return [
-            Hypothesis(self._tokens[sample, :length], score, sample not in going_on)
+            Hypothesis(
+                self._tokens[sample, :length],
+                score,
+                sample not in going_on,
+                LogProbs(
+                    self._logp[sample, :length],
+                    self._best[sample, :length],
+                    self._best_ids[sample, :length],
+                ),
+            )
             for sample, (length, score) in enumerate(zip(self._lengths, self._scores, strict=True))
         ]
 
 
 class ScoreDecoder:
-    """Collects log p of given tokens; its one hypothesis' score is their sum."""
+    """Collects log p of given tokens, and of the best `logprobs` in each one's place; its one
+    hypothesis' score is the sum of the former.
+
+    Log-probabilities of a prompt are those of its tokens but the first, scored behind all but the
+    last; Engine.submit with cache_read=False computes each position anew.
+    """
 
     width = 1
     fork_at_start = False
     max_new_tokens = 0
 
-    def __init__(self, targets: Ints) -> None:
+    def __init__(self, targets: Ints, *, logprobs: int = 0) -> None:
         self.targets = targets
-        self._logp: list[float] = []
+        self.logprobs = logprobs
+        self._logp = np.zeros(len(targets), np.float32)
+        self._best = np.zeros((len(targets), logprobs), np.float32)
+        self._best_ids = np.zeros((len(targets), logprobs), np.int32)
+        self._seen = 0
 
     def step(self, seqs: Ints, rows: Floats) -> Continue | None:
         """See Decoder. Scoring never continues a sequence; None is said when all targets have been
         seen."""
-        self._logp += rows[:, ResultColumns.TARGET].tolist()
-        if len(self._logp) < len(self.targets):
+        begin, self._seen = self._seen, self._seen + len(rows)
+        self._logp[begin : self._seen] = rows[:, result.TARGET]
+        self._best[begin : self._seen] = rows[:, result.best_logp(self.logprobs)]
+        self._best_ids[begin : self._seen] = rows[:, result.best_id(self.logprobs)]
+        if self._seen < len(self.targets):
             return Continue(np.empty(0, np.int32), np.empty(0, np.int32))
         return None
 
     def results(self) -> list[Hypothesis]:
         """One hypothesis: the targets and the sum of their log-probabilities."""
-        return [Hypothesis(self.targets, float(np.sum(self._logp)))]
+        return [
+            Hypothesis(
+                self.targets,
+                float(self._logp.sum(dtype=np.float64)),
+                self._seen == len(self.targets),
+                LogProbs(self._logp, self._best, self._best_ids),
+            )
+        ]

@@ -23,8 +23,9 @@ from jax.sharding import Mesh
 
 from saxml import native
 from saxml.common import errors
-from saxml.engine import pace
+from saxml.engine import choice, pace, result
 from saxml.engine import step as step_lib
+from saxml.engine.choosing import Choosing
 from saxml.engine.decoders import (
     Decoder,
     Floats,
@@ -44,17 +45,21 @@ from saxml.ops import attention
 
 Progress = Callable[[str], None]
 _IDLE_WAIT_S = 1.0
+# A step is timed so often, or until so much time has gone.
+_MEASURED_STEPS = 5
+_MEASURED_S = 0.5
 # How long stop() waits for the step that runs.
 _STOP_WAIT_S = 10.0
 _REASONS = {
     grpc.StatusCode.CANCELLED: Reason.CANCELLED,
     grpc.StatusCode.DEADLINE_EXCEEDED: Reason.DEADLINE,
 }
-# A step is timed so often, or until so much time has gone.
-_MEASURED_STEPS = 5
-_MEASURED_S = 0.5
 _NO_TARGETS = np.empty(0, np.int32)
 _GREEDY = SamplingParams()
+_UNSOUND = errors.InternalError(
+    "the model's logits for this request are not finite (NaN or infinity); its weights, or the"
+    " arithmetic of its device, are at fault"
+)
 
 
 class Request:
@@ -110,7 +115,7 @@ class Engine:
             max_model_len=options.max_model_len,
             queue_capacity=options.queue_capacity,
             max_queued_tokens=options.max_queued_tokens,
-            row_params=step_lib.ROW_PARAMS,
+            row_params=choice.ROW_PARAMS,
             prefix_cache=options.prefix_cache,
         )
         self._requests: dict[int, Request] = {}
@@ -123,6 +128,12 @@ class Engine:
         self.steps = 0
         self.metrics = EngineMetrics()
         self.heartbeat = Heartbeat()
+        self._choosing = Choosing(
+            options,
+            config.vocab_size,
+            {bucket: self._scheduler.packed_offsets(bucket) for bucket in options.buckets},
+            sharding.replicated(mesh),
+        )
         self._pages, self._steps = self._compile(mesh, dtype, progress)
         self._set_pace(progress)
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
@@ -149,7 +160,7 @@ class Engine:
                     donate_argnums=1,
                     out_shardings=(replicated, replicated, pages_sharding),
                 )
-                .lower(self._params, pages, packed)
+                .lower(self._params, pages, packed, self._choosing.nothing[bucket])
                 .compile()
             )
             progress(f"compiled the {bucket}-token step in {time.monotonic() - start:.1f} s")
@@ -179,8 +190,10 @@ class Engine:
         took: list[float] = []
         while len(took) < _MEASURED_STEPS and sum(took) < _MEASURED_S:
             start = time.monotonic()
-            result, _, self._pages = self._steps[bucket](self._params, self._pages, packed)
-            np.asarray(result)
+            found, _, self._pages = self._steps[bucket](
+                self._params, self._pages, packed, self._choosing.nothing[bucket]
+            )
+            np.asarray(found)
             took.append(time.monotonic() - start)
         return min(took)
 
@@ -227,12 +240,15 @@ class Engine:
                 fork_at_start=decoder.fork_at_start,
                 max_new_tokens=decoder.max_new_tokens,
                 targets=decoder.targets if isinstance(decoder, ScoreDecoder) else _NO_TARGETS,
-                row_params=step_lib.row_params(sampling),
+                row_params=self._choosing.register(request.id, prompt, decoder, sampling),
                 deadline=deadline,
                 priority=priority,
                 cache_salt=cache_salt,
                 cache_read=cache_read,
             )
+        except errors.SaxError:
+            del self._requests[request.id]
+            raise
         except native.QueueFullError as e:
             del self._requests[request.id]
             raise errors.ResourceExhaustedError(f"{e}; try again later") from None
@@ -357,18 +373,25 @@ class Engine:
         for request_id in plan.row_request[plan.num_decode_rows :].tolist():
             if (request := self._requests.get(request_id)) is not None:
                 self.metrics.admitted(request.timeline, start)
-        result, hidden, self._pages = self._steps[plan.bucket](
-            self._params, self._pages, plan.packed
+        found, hidden, self._pages = self._steps[plan.bucket](
+            self._params,
+            self._pages,
+            plan.packed,
+            self._choosing.changes(plan, self._requests),
         )
         if self._embedders:
             self._embedders.take(plan, self._scheduler.packed_offsets(plan.bucket), hidden)
         self.steps += 1
-        rows = np.asarray(result)[: plan.num_entries]
+        rows = np.asarray(found)[: plan.num_entries]
+        sound = np.isfinite(rows[:, result.MASS])
         now = time.monotonic()
         owners = plan.entry_request
         first = 0
         for last in [*(np.flatnonzero(np.diff(owners)) + 1).tolist(), plan.num_entries]:
-            if first < last:
+            if first < last and not sound[first:last].all():
+                self._scheduler.finish(int(owners[first]))
+                self._fail(int(owners[first]), _UNSOUND)
+            elif first < last:
                 self._decode(int(owners[first]), plan.entry_seq[first:last], rows[first:last], now)
             first = last
         self.metrics.stepped(plan.num_tokens, plan.num_rows, start, now)
@@ -387,6 +410,7 @@ class Engine:
                 self._complete(request)
                 return
             if len(going_on.parents):
+                self._choosing.chosen(request_id, going_on)
                 self._scheduler.advance(
                     request_id, going_on.parents, going_on.tokens, going_on.samples
                 )

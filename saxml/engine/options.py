@@ -20,6 +20,7 @@ class EngineOptions:
     top_k           candidates kept before sampling; 0: the whole vocabulary
     num_candidates  best tokens a row that beam search gets to see; 0 without beams
     stop_ids        tokens that end a sequence
+    max_logprobs    best tokens whose log-probabilities a request may ask for
     prefix_cache    whether full pages are kept for prompts that begin alike
     prefill_stretch how many times longer prompts may make a step that decodes; inf: no bound
     """
@@ -33,6 +34,7 @@ class EngineOptions:
     top_k: int
     num_candidates: int
     stop_ids: tuple[int, ...]
+    max_logprobs: int = 0
     prefix_cache: bool = True
     max_queued_tokens: int | None = None
     prefill_stretch: float = pace.STRETCH

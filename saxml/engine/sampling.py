@@ -20,20 +20,28 @@ def sample(
     temperature: jax.Array,
     top_k: jax.Array,
     top_p: jax.Array,
+    min_p: jax.Array,
     keys: jax.Array,
 ) -> jax.Array:
-    """Ranks i32[N] of the chosen candidates; logp f32[N, C] is sorted, descending.
+    """Ranks i32[N] of the chosen candidates; logp f32[N, C] is sorted, descending, and need not be
+    normalised.
 
-    Gumbel-max on raw scores, argmax(logp + temperature * gumbel), so temperature 0 is greedy. top_k
-    (0: all) and then top_p restrict the candidates first: top_p keeps the smallest prefix whose
-    mass at temperature 1, among those top_k kept, exceeds it.
+    Gumbel-max on raw scores, argmax(logp + temperature * gumbel), so temperature 0 is greedy. First
+    the candidates are restricted, at temperature 1: top_k (0: all); then top_p keeps the smallest
+    prefix whose mass among those exceeds it; then min_p keeps those with at least min_p times the
+    first one's probability.
     """
     C = logp.shape[1]
     kept = jnp.arange(C) < jnp.where(top_k > 0, top_k, C)[:, None]
-    masked = jnp.where(kept, logp, -jnp.inf)
-    mass = jax.nn.softmax(masked, axis=-1)
+    mass = jax.nn.softmax(jnp.where(kept, logp, -jnp.inf), axis=-1)
     before = jnp.cumsum(mass, axis=-1) - mass
-    kept &= (before <= top_p[:, None]) | (jnp.arange(C) == 0)
-    noise = jax.vmap(lambda key: jax.random.gumbel(key, (C,)))(keys)
+    kept &= before <= top_p[:, None]
+    kept &= logp - logp[:, :1] >= jnp.log(min_p)[:, None]
+    kept |= jnp.arange(C) == 0
+    noise = jax.lax.cond(
+        (temperature > 0).any(),
+        lambda: jax.vmap(lambda key: jax.random.gumbel(key, (C,)))(keys),
+        lambda: jnp.zeros_like(logp),
+    )
     scores = jnp.where(kept, logp + temperature[:, None] * noise, -jnp.inf)
     return jnp.argmax(scores, axis=-1)

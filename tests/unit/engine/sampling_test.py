@@ -13,9 +13,10 @@ DRAWS = 20000
 
 
 def draw(
-    temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, n: int = DRAWS
+    temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0
 ) -> np.ndarray:
-    """Ranks i32[n] of n independent rows."""
+    """Ranks i32[DRAWS] of independent rows."""
+    n = DRAWS
     logp = jnp.broadcast_to(jax.nn.log_softmax(LOGITS), (n, len(LOGITS)))
     keys = sampling.row_keys(jnp.arange(n), jnp.zeros(n, jnp.int32), jnp.full(n, 3))
     return np.asarray(
@@ -24,6 +25,7 @@ def draw(
             temperature=jnp.full(n, temperature),
             top_k=jnp.full(n, top_k),
             top_p=jnp.full(n, top_p),
+            min_p=jnp.full(n, min_p),
             keys=keys,
         )
     )
@@ -54,6 +56,7 @@ def test_temperature_zero_takes_the_first_of_equals() -> None:
         temperature=jnp.zeros(2),
         top_k=jnp.zeros(2, jnp.int32),
         top_p=jnp.ones(2),
+        min_p=jnp.zeros(2),
         keys=sampling.row_keys(jnp.arange(2), jnp.arange(2), jnp.arange(2)),
     )
     assert ranks.tolist() == [0, 0]

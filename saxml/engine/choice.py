@@ -1,0 +1,101 @@
+"""The device's choice of tokens: from the logits of a step's entries to its packed result."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from saxml.engine import adjustments, sampling
+from saxml.engine.options import EngineOptions
+from saxml.engine.result import LEAST_LOGP
+from saxml.engine.sampling_params import SamplingParams
+
+# Words that a request carries to the device for each of its entries: temperature, top_p, min_p
+# (float bits), top_k, seed, and the first position at which a stop token may stand.
+ROW_PARAMS = 6
+_TEMPERATURE = 0
+
+
+class Entries(NamedTuple):
+    """What is known of the N entries of a step besides their logits; i32, one row an entry."""
+
+    params: jax.Array  # [N, ROW_PARAMS]
+    target: jax.Array  # token whose log-probability is wanted, or -1
+    sample: jax.Array
+    position: jax.Array  # of the token to be chosen
+
+
+def row_params(params: SamplingParams, first_stop: int) -> np.ndarray:
+    """i32[ROW_PARAMS]: the words of a request whose stop tokens may stand from position first_stop
+    on. Where temperatures differ among samples, the first one's; see write_temperature."""
+    temperature = params.temperature
+    first = temperature[0] if isinstance(temperature, tuple) else temperature
+    floats = np.array([first, params.top_p, params.min_p], np.float32).view(np.int32)
+    whole = np.array([params.top_k, params.seed, first_stop], np.int32)
+    return np.concatenate([floats, whole])
+
+
+def write_temperature(words: np.ndarray, temperature: float) -> None:
+    """Gives an entry, i32[ROW_PARAMS], the temperature of its sample."""
+    words.view(np.float32)[_TEMPERATURE] = temperature
+
+
+def choose(
+    options: EngineOptions, logits: jax.Array, entries: Entries, changes: jax.Array
+) -> jax.Array:
+    """logits f32[N, V], changes as adjustments.pack makes them -> result f32[N, width], see
+    saxml.engine.result."""
+    V = logits.shape[1]
+    kept = min(V, options.top_k or V)
+    num_best = min(V, max(options.num_candidates, options.max_logprobs))
+    shifted, logsum = _normalise(logits)
+    best, best_ids = jax.lax.top_k(shifted, max(kept, num_best))
+    floats = jax.lax.bitcast_convert_type(entries.params[:, :3], jnp.float32)
+    barred = entries.position < entries.params[:, 5]
+
+    def changed() -> tuple[jax.Array, jax.Array]:
+        own = adjustments.apply(changes, logits)
+        stops = own[:, jnp.array(options.stop_ids, jnp.int32)]
+        stops = jnp.where(barred[:, None], -jnp.inf, stops)
+        own = own.at[:, jnp.array(options.stop_ids, jnp.int32)].set(stops)
+        values, ids = jax.lax.top_k(own, kept)
+        return values - values[:, :1], ids
+
+    values, ids = jax.lax.cond(
+        barred.any() | adjustments.present(changes),
+        changed,
+        lambda: (best[:, :kept], best_ids[:, :kept]),
+    )
+    rank = sampling.sample(
+        values,
+        temperature=floats[:, 0],
+        top_k=entries.params[:, 3],
+        top_p=floats[:, 1],
+        min_p=floats[:, 2],
+        keys=sampling.row_keys(entries.params[:, 4], entries.sample, entries.position),
+    )
+    token = jnp.take_along_axis(ids, rank[:, None], 1)
+
+    def logp(scores: jax.Array) -> jax.Array:
+        return jnp.maximum(scores - logsum, LEAST_LOGP)
+
+    pairs = jnp.stack(
+        [logp(best[:, :num_best]), best_ids[:, :num_best].astype(jnp.float32)], axis=-1
+    )
+    columns = [
+        token.astype(jnp.float32),
+        logp(jnp.take_along_axis(shifted, token, 1)),
+        logp(jnp.take_along_axis(shifted, jnp.maximum(entries.target, 0)[:, None], 1)),
+        logits.max(-1, keepdims=True) + logsum,
+        pairs.reshape(len(logits), 2 * num_best),
+        logp(shifted[:, jnp.array(options.stop_ids, jnp.int32)]),
+    ]
+    return jnp.concatenate(columns, axis=1)
+
+
+def _normalise(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """logits minus their row's greatest, and f32[N, 1]: the log of the sum of the exponentials of
+    that. Their difference is log_softmax, to the bit."""
+    shifted = logits - logits.max(-1, keepdims=True)
+    return shifted, jnp.log(jnp.exp(shifted).sum(-1, keepdims=True))
