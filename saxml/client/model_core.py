@@ -176,6 +176,8 @@ class ModelCore:
             sleep=self._driver.sleep,
             # A server that is gone, or that drains, sends its calls elsewhere at once.
             at_once=lambda error: error.code is grpc.StatusCode.UNAVAILABLE and bool(failed),
+            # A server that says when to come again means itself: others are tried before.
+            patient=lambda: not failed,
         )
 
     @contextmanager

@@ -53,11 +53,13 @@ class Backoff:
         self._start_s, self._factor, self._cap_s = start_s, factor, cap_s
         self._pause_s = start_s
 
-    def next(self) -> float:
-        """Seconds to wait before the next try."""
+    def next(self, at_least_s: float = 0.0) -> float:
+        """Seconds to wait before the next try; not less than asked for, up to a quarter longer so
+        that not all who were asked come at once."""
         pause = self._pause_s
         self._pause_s = min(self._cap_s, pause * self._factor)
-        return pause * self._rng.uniform(0.5, 1.0)
+        asked = min(at_least_s, self._cap_s) * self._rng.uniform(1.0, 1.25)
+        return max(asked, pause * self._rng.uniform(0.5, 1.0))
 
     def reset(self) -> None:
         """Something succeeded: the next pause is short again."""
@@ -73,13 +75,16 @@ async def with_retry(
     backoff: Backoff,
     sleep: Callable[[float], Awaitable[None]],
     at_once: Callable[[SaxError], bool] = lambda error: False,
+    patient: Callable[[], bool] = lambda: True,
 ) -> _Result:
     """Chooses a target and tries it, again and again until the deadline.
 
     An error of `choose` is final, an error of `attempt` is final unless its status is one of
     `codes`. When the next pause would pass the deadline, the last error is raised, with the
     number of tries; an attempt that the deadline itself cuts off raises DeadlineExceededError.
-    at_once: whether the next try needs no pause, because it goes elsewhere.
+    at_once: whether the next try needs no pause, because it goes elsewhere. patient: whether the
+    pause is as long as the error asks for (retry_after_s), though never more than half of what is
+    left.
     """
     tries = 0
     last: SaxError | None = None
@@ -98,7 +103,8 @@ async def with_retry(
             last = error
         if at_once(last):
             continue
-        pause = backoff.next()
+        asked = last.retry_after_s if patient() else None
+        pause = backoff.next(min(asked or 0.0, deadline.remaining() / 2))
         if pause >= deadline.remaining():
             raise from_code(
                 last.code, f"{last} (gave up after {tries} tries in {deadline.timeout_s:g} s)"

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import grpc
 
+# Trailing metadata of an error: milliseconds after which to try again, ASCII decimal.
+RETRY_METADATA = "retry-after-ms"
+
 _logger = logging.getLogger(__name__)
 
 
@@ -18,6 +21,8 @@ class SaxError(Exception):
     """Something went wrong, in words for the user; `code` is what the wire says of it."""
 
     code: grpc.StatusCode = grpc.StatusCode.UNKNOWN
+    # When the same request has better chances, if that is known.
+    retry_after_s: float | None = None
 
 
 class InvalidArgumentError(SaxError):
@@ -123,7 +128,12 @@ def from_rpc_error(error: grpc.RpcError) -> SaxError:
     # The errors of grpc.aio are no grpc.Call, but they answer the same questions.
     code = error.code() if hasattr(error, "code") else grpc.StatusCode.UNKNOWN
     details = error.details() if hasattr(error, "details") else str(error)
-    return from_code(code, details or "")
+    ours = from_code(code, details or "")
+    trailers: Any = error.trailing_metadata() if hasattr(error, "trailing_metadata") else None
+    for key, value in trailers or ():
+        if key == RETRY_METADATA and isinstance(value, str) and value.isdecimal():
+            ours.retry_after_s = int(value[:9]) / 1000
+    return ours
 
 
 if TYPE_CHECKING:
@@ -189,6 +199,9 @@ class StatusInterceptor(_Interceptor):
         if not isinstance(error, self._PLAIN):
             _logger.exception("%s failed", method)
         status = to_status(error)
+        if status.retry_after_s is not None:
+            wait_ms = max(1, round(status.retry_after_s * 1000))
+            context.set_trailing_metadata(((RETRY_METADATA, str(wait_ms)),))
         context.abort(status.code, str(status))
 
 

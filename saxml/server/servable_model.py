@@ -72,7 +72,9 @@ class LmServable:
             SCORE: not p.GENERATE_ONLY,
         }
         self.stats = {
-            name: MethodStats(name, p.max_live_requests, clock)
+            name: MethodStats(
+                name, p.max_live_requests, clock, batch_size=p.NUM_CACHE_SLOTS or p.batch_size
+            )
             for name, on in offered.items()
             if on
         }

@@ -151,3 +151,39 @@ def test_pauses_start_at_ten_milliseconds_grow_by_a_tenth_and_are_capped() -> No
     assert len({p / b for p, b in zip(pauses, bounds, strict=True)}) > 100  # jittered
     backoff.reset()
     assert backoff.next() <= 0.01
+
+
+def busy(retry_after_s: float) -> SaxError:
+    error = ResourceExhaustedError("full")
+    error.retry_after_s = retry_after_s
+    return error
+
+
+def test_pause_is_as_long_as_the_server_asks_for_and_not_the_same_for_all() -> None:
+    clock = run(Script(busy(2.0), busy(0.001)), SERVER_CODES)
+    assert 2.0 <= clock.pauses[0] <= 2.5
+    assert clock.pauses[1] < 0.02  # no less than without being asked
+    assert len({Backoff(random.Random(i)).next(2.0) for i in range(5)}) == 5
+
+
+def test_no_pause_that_is_asked_for_uses_up_the_time() -> None:
+    clock = run(Script(busy(60.0), busy(60.0)), SERVER_CODES, timeout_s=4)
+    assert clock.pauses[0] <= 2.5
+    assert clock.pauses[1] <= 1.25
+
+
+def test_who_can_go_elsewhere_does_not_wait_as_long_as_asked() -> None:
+    clock = FakeClock()
+    script = Script(busy(2.0))
+    finish(
+        with_retry(
+            anywhere,
+            script,
+            codes=SERVER_CODES,
+            deadline=Deadline(clock, 60),
+            backoff=Backoff(random.Random(1)),
+            sleep=ThreadDriver(clock).sleep,
+            patient=lambda: False,
+        )
+    )
+    assert clock.pauses[0] < 0.02

@@ -85,6 +85,35 @@ def test_exceptions_of_handlers_get_their_status(caplog: pytest.LogCaptureFixtur
     server.stop(None)
 
 
+def test_when_to_try_again_travels_with_the_error() -> None:
+    class Busy(lm_pb2_grpc.LMServiceServicer):
+        def Generate(self, request: Any, context: Any) -> Any:  # noqa: N802
+            full = errors.ResourceExhaustedError("full")
+            full.retry_after_s = 0.25
+            raise full
+
+    server = grpc.server(
+        concurrent.futures.ThreadPoolExecutor(2), interceptors=[StatusInterceptor()]
+    )
+    lm_pb2_grpc.add_LMServiceServicer_to_server(Busy(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    request = lm_pb2.GenerateRequest()
+
+    async def call_aio() -> None:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            aio: Any = lm_pb2_grpc.LMServiceStub(channel)
+            await aio.Generate(request)
+
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub: Any = lm_pb2_grpc.LMServiceStub(channel)
+        for call in (lambda: stub.Generate(request), lambda: asyncio.run(call_aio())):
+            with pytest.raises(grpc.RpcError) as caught:
+                call()
+            assert errors.from_rpc_error(caught.value).retry_after_s == 0.25
+    server.stop(None)
+
+
 def test_exceptions_of_coroutine_handlers_get_their_status() -> None:
     async def run() -> None:
         server = grpc.aio.server(interceptors=[AioStatusInterceptor()])

@@ -1,6 +1,8 @@
 """What a client may send beside the text."""
 
+import itertools
 import math
+import pathlib
 from typing import Any
 
 import pytest
@@ -75,3 +77,11 @@ def test_dtype_int32_takes_whole_numbers_only(value: float) -> None:
     bad = common_pb2.ExtraInputs(tensors={"scales": common_pb2.Tensor(values=[3, value])})
     with pytest.raises(errors.InvalidArgumentError, match=r"scales.*EXTRA_INPUTS_DTYPES"):
         extra_inputs.merge(bad, DECLARED, dtypes=dtypes)
+
+
+def test_documentation_names_every_key_of_ours() -> None:
+    lines = pathlib.Path("docs/client.md").read_text().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("Ours are taken by every"))
+    rows = itertools.takewhile(lambda line: line.startswith("|"), lines[start + 4 :])
+    keys = {key for row in rows for key in row.split("|")[1].strip().split(", ")}
+    assert keys == extra_inputs.GENERATE_KEYS

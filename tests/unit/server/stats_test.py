@@ -65,3 +65,46 @@ def test_idle_is_waited_for() -> None:
         waiting.start()
     waiting.join()
     assert found == [True]
+
+
+def test_latest_ten_batch_sizes_are_reported() -> None:
+    stats = MethodStats("lm.generate", 4, FakeClock(), batch_size=2)
+    with stats.admit("m"), stats.admit("m"), stats.admit("m"):
+        assert list(stats.to_proto().recent_batch_sizes) == [1, 2, 2]
+    for _ in range(9):
+        with stats.admit("m"):
+            pass
+    assert list(stats.to_proto().recent_batch_sizes) == [2, *[1] * 9]
+
+
+def refusal(stats: MethodStats) -> float:
+    with pytest.raises(errors.ResourceExhaustedError) as refused, stats.admit("m"):
+        pass
+    assert refused.value.retry_after_s is not None
+    return refused.value.retry_after_s
+
+
+def test_refused_callers_are_told_when_there_will_be_room() -> None:
+    clock = FakeClock()
+    stats = MethodStats("lm.generate", 1, clock)
+    with stats.admit("m"):
+        assert refusal(stats) == 0.5  # nothing has ended yet
+    clock.now += 1
+    for _ in range(10):
+        with stats.admit("m"):
+            clock.now += 0.2
+    with stats.admit("m"):
+        first = refusal(stats)
+        assert first == pytest.approx(3 / 11)  # eleven have ended in three seconds
+        # The next ones wait for the next ends.
+        assert refusal(stats) == pytest.approx(2 * first)
+        assert refusal(stats) == pytest.approx(3 * first)
+        clock.now += 10
+        assert refusal(stats) <= 5
+
+
+def test_queue_that_is_full_says_when_to_come_again_too() -> None:
+    stats = MethodStats("lm.generate", 4, FakeClock())
+    with pytest.raises(errors.ResourceExhaustedError) as refused, stats.admit("m"):
+        raise errors.ResourceExhaustedError("the queue is full")
+    assert refused.value.retry_after_s == 0.5
