@@ -16,7 +16,19 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from saxml.admin.daemon_threads import DaemonThreads
-from saxml.admin.lease import Action, Failed, Lease, Outcome, Read, Wait, Write, execute, plan
+from saxml.admin.lease import (
+    Action,
+    Failed,
+    Lease,
+    Outcome,
+    Read,
+    Seen,
+    Wait,
+    Write,
+    execute,
+    is_free,
+    plan,
+)
 from saxml.common.errors import SaxError, UnavailableError
 from saxml.common.names import CellId
 from saxml.storage.base import Store
@@ -113,6 +125,8 @@ class Election:
         self._rounds = 0
         self._told = ""
         self._failure = ""
+        # Why the lease cannot be taken though it is free.
+        self._stuck = ""
 
     async def run(self) -> None:
         """Takes part until cancelled; SaxError if the first look needs a person's help."""
@@ -167,7 +181,12 @@ class Election:
     @property
     def waiting_for(self) -> str:
         """What a standby waits for, or ""."""
-        return "" if self.tenure is not None else self._failure or self._told
+        return "" if self.tenure is not None else self._failure or self._stuck or self._told
+
+    @property
+    def stuck(self) -> str:
+        """Why this process cannot lead though nobody does, or ""."""
+        return self._stuck
 
     @property
     def _is_given_back(self) -> bool:
@@ -187,6 +206,10 @@ class Election:
         outcome = call.result()
         self.lease.note(action, outcome, sent, self._clock())
         self._log_failure(action, outcome)
+        if isinstance(action, Write):
+            self._stuck = str(outcome.error) if isinstance(outcome, Failed) else ""
+        elif isinstance(outcome, Seen) and not is_free(self.lease, self._clock()):
+            self._stuck = ""
         await self._notice()
 
     async def _notice(self, *, settled: bool = False) -> None:

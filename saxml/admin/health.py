@@ -16,7 +16,7 @@ class AdminHealth:
     """Answers Check and Watch for the server as a whole ("") and for sax.Admin."""
 
     def __init__(self, server: grpc.aio.Server) -> None:
-        """Adds the service to `server`, which has not been started; not serving at first."""
+        """Adds the service to `server`, which has not been started; say() must follow."""
         self._servicer: Any = cast(Any, health).aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
 

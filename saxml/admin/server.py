@@ -40,8 +40,8 @@ from saxml.storage.cell import CellStore
 # How often configuration and location are looked at where nobody has written them.
 LOOK_S = 5.0
 STORE_RETRY_S = 2.0
-# A standby whose sight of the lease is older counts as cut off.
-FRESH_S = 15.0
+# A standby whose sight of the lease is older than so many times to live counts as cut off.
+FRESH = 1.5
 # How long an admin server that cannot lead leaves that to others before it tries again.
 ABSTAIN_S = 10.0
 RESIGN_TIMEOUT_S = 3.0
@@ -124,6 +124,7 @@ class AdminServer:
             failed_renewals=lease.failed_renewals,
             view_age_s=lease_clock() - lease.seen_at,
             waiting_for=self._election.waiting_for,
+            stuck=self._election.stuck,
         )
 
     async def start(self) -> None:
@@ -144,6 +145,7 @@ class AdminServer:
                 "Ignoring ACL: %s (access lists of cells are not checked)", self._config.admin_acl
             )
         self._health = AdminHealth(server)
+        await self._health.say(leading=False)
         await self._stand_for_election()
         admin_pb2_grpc.add_AdminServicer_to_server(self._gate, server)
         reflection.enable_server_reflection((*SERVICE_NAMES, reflection.SERVICE_NAME), server)
@@ -308,7 +310,7 @@ class AdminServer:
         if not self._http_port:
             return
         pages = StatusPages(self._cell, self.address, self.standing, lambda: self._manager)
-        http = HttpServer(pages, self.metrics, self.standing, fresh_s=FRESH_S)
+        http = HttpServer(pages, self.metrics, self.standing, fresh_s=FRESH * self._lease_ttl_s)
         try:
             await http.start(self._http_host, self._http_port)
         except OSError as error:

@@ -20,11 +20,14 @@ class Standing:
     view_age_s: float = math.inf
     # What a standby waits for, or "".
     waiting_for: str = ""
+    # Why it could not take over though nobody leads, or "".
+    stuck: str = ""
 
     def ready(self, fresh_s: float) -> tuple[bool, str]:
         """Whether the process does its part, and in words what that is.
 
-        A standby does as long as it has seen the lease within fresh_s seconds: it could take over.
+        A standby does as long as it could take over: it has seen the lease within fresh_s seconds,
+        and nothing has kept it from taking a free one.
         """
         if self.is_leader:
             return True, f"leading, term {self.term}"
@@ -36,4 +39,6 @@ class Standing:
                 f"cut off: the lease was last read {self.view_age_s:.0f} s ago,"
                 f" longer than {fresh_s:g} s; {leader}"
             )
+        if self.stuck:
+            return False, f"cut off: {self.stuck}"
         return True, f"standing by, term {self.term}; {leader}"
