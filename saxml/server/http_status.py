@@ -20,11 +20,18 @@ _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class HttpStatus:
-    """Answers 200 on /healthz as long as the process lives, 200 or 503 on /readyz."""
+    """Answers 200 or 503 on /healthz and /readyz, with the reason."""
 
-    def __init__(self, ready: Callable[[], tuple[bool, str]], registry: CollectorRegistry) -> None:
-        """ready: whether requests are taken, and why not; called from a thread of this class."""
-        self._ready, self._registry = ready, registry
+    def __init__(
+        self,
+        ready: Callable[[], tuple[bool, str]],
+        registry: CollectorRegistry,
+        *,
+        alive: Callable[[], tuple[bool, str]] = lambda: (True, "ok"),
+    ) -> None:
+        """ready: whether requests are taken, and why not; alive: whether the process may go on, and
+        why not. Both are called from a thread of this class."""
+        self._ready, self._alive, self._registry = ready, alive, registry
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="http", daemon=True)
         self._runner: web.AppRunner | None = None
@@ -74,12 +81,16 @@ class HttpStatus:
         self._loop.close()
 
     async def _healthz(self, request: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
+        return await _told(self._alive)
 
     async def _readyz(self, request: web.Request) -> web.Response:
-        ready, why = await asyncio.to_thread(self._ready)
-        return web.Response(text=f"{why}\n", status=200 if ready else 503)
+        return await _told(self._ready)
 
     async def _metrics(self, request: web.Request) -> web.Response:
         body = await asyncio.to_thread(generate_latest, self._registry)
         return web.Response(body=body, headers={"Content-Type": _TEXT})
+
+
+async def _told(ask: Callable[[], tuple[bool, str]]) -> web.Response:
+    well, why = await asyncio.to_thread(ask)
+    return web.Response(text=f"{why}\n", status=200 if well else 503)

@@ -12,10 +12,10 @@ from saxml.common import errors
 from saxml.proto import common_pb2, modelet_pb2
 from saxml.server.servable import Servable
 
-# Builds a servable: (key, model path, checkpoint path, overrides).
 # How long the requests of a model that is unloaded may still take.
 UNLOAD_GRACE_S = 30.0
 
+# Builds a servable: (key, model path, checkpoint path, overrides).
 Build = Callable[[str, str, str, Mapping[str, str]], Servable]
 
 
@@ -134,6 +134,15 @@ class ModelTable:
             f"model {key!r} is still loading or already unloaded."
             f" Available models: {', '.join(sorted(loaded)) or 'none'}"
         )
+
+    def loaded(self) -> list[tuple[str, Servable]]:
+        """Each model that serves, or did until its engine broke, by key."""
+        with self._lock:
+            return [
+                (key, entry.servable)
+                for key, entry in sorted(self._entries.items())
+                if entry.servable is not None and entry.status == common_pb2.LOADED
+            ]
 
     def status(
         self, *, failure_reasons: bool, method_stats: bool

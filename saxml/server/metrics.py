@@ -1,19 +1,29 @@
 """What a model server tells Prometheus of its models; docs/operations.md explains each name.
 
-registry = CollectorRegistry()
-registry.register(ModelCollector(models))
+registry = model_registry(models)
 """
 
 from collections.abc import Iterator
 
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from saxml.proto import common_pb2, modelet_pb2
+from saxml.server.engine_collector import EngineCollector
 from saxml.server.lifecycle import ModelTable
 
 _Model = modelet_pb2.GetStatusResponse.ModelWithStatus
 _STATUSES = tuple(common_pb2.ModelStatus.keys())
+
+
+def model_registry(models: ModelTable) -> CollectorRegistry:
+    """The one registry of a model server: models, engines, and the process."""
+    registry = CollectorRegistry()
+    registry.register(ModelCollector(models))
+    registry.register(EngineCollector(models))
+    ProcessCollector(registry=registry)
+    return registry
 
 
 class ModelCollector(Collector):

@@ -161,6 +161,7 @@ def _serve() -> None:
         return LmServable.load(key, params, checkpoint, options, clock)
 
     models = ModelTable(build)
+    end = _End()
     server = ModelServer(
         models,
         port=_PORT.value,
@@ -169,8 +170,9 @@ def _serve() -> None:
         clock=clock,
         http_host=_HTTP_HOST.value,
         http_port=_HTTP_PORT.value,
+        on_failure=end.fail,
     )
-    signalled = _catch_signals()
+    end.catch_signals()
     server.start()
     logging.info(
         "Model server at %s: %d devices (%s), %d model paths",
@@ -181,25 +183,42 @@ def _serve() -> None:
     )
     for key, path, checkpoint, overrides in static:
         models.load(key, path, checkpoint, overrides, {})
-    signalled.wait()
+    end.wait()
     logging.info("Draining for up to %g s; a second signal ends this at once", _DRAIN.value)
     idle = server.drain(_DRAIN.value)
     logging.info("Stopping%s", "" if idle else " with requests in flight")
     server.stop()
+    if end.failure:
+        log.fatal(f"The model server cannot go on and ends, to be started anew: {end.failure}")
 
 
-def _catch_signals() -> threading.Event:
-    """Set by the first SIGTERM or SIGINT; the second ends the process."""
-    signalled = threading.Event()
+class _End:
+    """What ends the process: a signal, or a model that broke."""
 
-    def handle(number: int, frame: object) -> None:
-        if signalled.is_set():
+    def __init__(self) -> None:
+        self.failure = ""
+        self._event = threading.Event()
+        self._signalled = False
+
+    def catch_signals(self) -> None:
+        """The first SIGTERM or SIGINT ends the wait, the second ends the process."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    def fail(self, reason: str) -> None:
+        """Ends the wait, with an exit status that is not 0."""
+        self.failure = reason
+        self._event.set()
+
+    def wait(self) -> None:
+        """Returns when the process is to end."""
+        self._event.wait()
+
+    def _handle(self, number: int, frame: object) -> None:
+        if self._signalled:
             os._exit(_KILLED + number)
-        signalled.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, handle)
-    return signalled
+        self._signalled = True
+        self._event.set()
 
 
 def main(argv: Sequence[str]) -> None:

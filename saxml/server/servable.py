@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from saxml.common import errors
+from saxml.engine.heartbeat import Stall
+from saxml.engine.metrics import EngineMetrics, Gauges
 from saxml.proto import common_pb2
 from saxml.server.stats import MethodStats
 
@@ -21,7 +23,18 @@ class Servable(Protocol):
 
     @property
     def failure(self) -> errors.SaxError | None:
-        """Why it no longer serves, if it does not."""
+        """Why it cannot go on, if it cannot; having been unloaded is no failure."""
+
+    @property
+    def stall(self) -> Stall | None:
+        """What it is at for too long, if it is."""
+
+    @property
+    def metrics(self) -> EngineMetrics:
+        """What it has served."""
+
+    def gauges(self) -> Gauges:
+        """How it is now."""
 
     def generate(
         self, text: str, extra: common_pb2.ExtraInputs, deadline: float, on_cancel: OnCancel

@@ -15,6 +15,8 @@ from saxml.common.clock import Clock
 from saxml.engine.beam import BeamDecoder
 from saxml.engine.decoders import Decoder, Hypothesis, SampleDecoder, ScoreDecoder
 from saxml.engine.engine import Request
+from saxml.engine.heartbeat import Stall
+from saxml.engine.metrics import EngineMetrics, Gauges
 from saxml.proto import common_pb2
 from saxml.server import extra_inputs, loading
 from saxml.server.answers import Answers
@@ -81,8 +83,22 @@ class LmServable:
 
     @property
     def failure(self) -> errors.SaxError | None:
-        """Why it no longer serves, if it does not."""
+        """Why it cannot go on, if it cannot; having been unloaded is no failure."""
         return self._engine.failure
+
+    @property
+    def stall(self) -> Stall | None:
+        """What its engine is at for too long, if it is."""
+        return self._engine.heartbeat.stall()
+
+    @property
+    def metrics(self) -> EngineMetrics:
+        """What its engine has done."""
+        return self._engine.metrics
+
+    def gauges(self) -> Gauges:
+        """How its engine is now."""
+        return self._engine.gauges()
 
     def generate(
         self, text: str, extra: common_pb2.ExtraInputs, deadline: float, on_cancel: OnCancel

@@ -10,20 +10,19 @@ server.stop()
 import errno
 import logging
 import socket
+from collections.abc import Callable
 from concurrent import futures
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import CollectorRegistry
 
 from saxml.common import errors, net
 from saxml.common.clock import Clock
 from saxml.common.metrics import RpcInterceptor, RpcMetrics
 from saxml.proto import (
     admin_pb2,
-    common_pb2,
     lm_pb2,
     lm_pb2_grpc,
     modelet_pb2,
@@ -33,9 +32,10 @@ from saxml.server.http_status import HttpStatus
 from saxml.server.join import Joiner
 from saxml.server.lifecycle import ModelTable
 from saxml.server.lm_service import LmService
-from saxml.server.metrics import ModelCollector
+from saxml.server.metrics import model_registry
 from saxml.server.modelet_service import ModeletService
 from saxml.server.term import TermFence
+from saxml.server.watchdog import Watchdog
 from saxml.storage.cell import CellStore
 
 # Handlers block while the engine decodes, so there are more threads than requests that models
@@ -62,16 +62,19 @@ class ModelServer:
         clock: Clock,
         http_host: str = "localhost",
         http_port: int = 0,
+        on_failure: Callable[[str], None] = lambda reason: None,
     ) -> None:
         """Binds `port` (0: a free one). Raises FailedPreconditionError when it is in use.
 
-        /healthz, /readyz and /metrics are on http_port of http_host; 0 for none.
+        /healthz, /readyz and /metrics are on http_port of http_host; 0 for none. on_failure: told
+        once, from another thread, why a model that was loaded cannot go on; only another process
+        can.
         """
         self._models = models
-        metrics = CollectorRegistry()
-        metrics.register(ModelCollector(models))
+        metrics = model_registry(models)
         self.http_host, self.http_port = http_host, http_port
-        self._http = HttpStatus(self.ready, metrics)
+        self._watchdog = Watchdog(models, say=self._say_ready, on_failure=on_failure)
+        self._http = HttpStatus(self._watchdog.ready, metrics, alive=self._watchdog.alive)
         self._server = grpc.server(
             futures.ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="rpc"),
             interceptors=[RpcInterceptor(RpcMetrics(metrics)), errors.StatusInterceptor()],
@@ -110,41 +113,36 @@ class ModelServer:
                     f" ({e.strerror}); choose another --http_port, or 0 for none"
                 ) from None
         self._server.start()
-        self._say(_SERVING)
+        self._watchdog.start()
         self.address = net.join_host_port(net.local_address(), self.port)
         if self._cell is not None:
             request = admin_pb2.JoinRequest(address=self.address, model_server=self._description)
             self._joiner = Joiner(self._cell, request, self._clock)
             self._joiner.start()
 
-    def ready(self) -> tuple[bool, str]:
-        """Whether requests are taken, and what speaks against it."""
-        if self._models.draining:
-            return False, "draining"
-        for model in self._models.status(failure_reasons=True, method_stats=False):
-            if model.model_status == common_pb2.FAILED:
-                return False, f"{model.model_key}: {model.failure_reason}"
-        return True, "serving"
-
     def drain(self, timeout_s: float) -> bool:
         """Takes no new requests, leaves the cell, and waits for the requests in flight.
 
         True when all of them have ended in time.
         """
-        self._say(_NOT_SERVING)
         self._models.start_draining()
+        self._say(_NOT_SERVING)
         if self._joiner is not None:
             self._joiner.leave(_LEAVE_TIMEOUT_S)
         return self._models.wait_until_idle(timeout_s)
 
     def stop(self) -> None:
         """Ends everything; requests still in flight fail with UNAVAILABLE."""
+        self._watchdog.stop()
         if self._joiner is not None:
             self._joiner.stop()
         stopped = self._server.stop(_STOP_GRACE_S)
         self._models.close()
         stopped.wait()
         self._http.stop()
+
+    def _say_ready(self, ready: bool) -> None:
+        self._say(_SERVING if ready else _NOT_SERVING)
 
     def _say(self, status: int) -> None:
         for name in ("", *self._names):

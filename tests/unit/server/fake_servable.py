@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 
 from saxml.common import errors
 from saxml.common.clock import SystemClock
+from saxml.engine.heartbeat import Stall
+from saxml.engine.metrics import EngineMetrics, Gauges
 from saxml.proto import common_pb2
 from saxml.server.servable import OnCancel
 from saxml.server.stats import MethodStats
@@ -18,10 +20,15 @@ class FakeServable:
         self.gate = threading.Event()
         self.gate.set()
         self.failure: errors.SaxError | None = None
+        self.stall: Stall | None = None
+        self.metrics = EngineMetrics()
         methods = ("lm.generate", "lm.generate_stream", "lm.score")
         self.stats: Mapping[str, MethodStats] = {
             name: MethodStats(name, limit, SystemClock()) for name in methods
         }
+
+    def gauges(self) -> Gauges:
+        return Gauges()
 
     def generate(
         self, text: str, extra: common_pb2.ExtraInputs, deadline: float, on_cancel: OnCancel

@@ -1,6 +1,7 @@
 """The HTTP port of a model server, and what its metrics say of a table of models."""
 
 import pathlib
+import re
 import socket
 import threading
 import urllib.error
@@ -11,10 +12,12 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
 from saxml.common import errors
+from saxml.common.metrics import RpcMetrics
+from saxml.engine.metrics import Reason, Timeline
 from saxml.proto import common_pb2
 from saxml.server.http_status import HttpStatus
 from saxml.server.lifecycle import ModelTable
-from saxml.server.metrics import ModelCollector
+from saxml.server.metrics import model_registry
 from tests.unit.server.fake_servable import FakeServable
 
 
@@ -94,9 +97,7 @@ def _table() -> tuple[ModelTable, CollectorRegistry]:
         return FakeServable(key)
 
     models = ModelTable(build)
-    registry = CollectorRegistry()
-    registry.register(ModelCollector(models))
-    return models, registry
+    return models, model_registry(models)
 
 
 def test_models_are_told_by_status() -> None:
@@ -135,9 +136,47 @@ def test_methods_are_told_as_get_status_has_them() -> None:
     assert registry.get_sample_value("sax_request_quantile_seconds", quantile) is not None
 
 
-def test_every_name_is_documented() -> None:
+def test_the_table_of_metrics_and_the_registry_agree() -> None:
     models, registry = _table()
+    RpcMetrics(registry)
     models.load("/sax/test/lm", "p.Lm", "None", {}, {})
     text = pathlib.Path("docs/operations.md").read_text()
-    for family in registry.collect():
-        assert f"`{family.name}`" in text
+    table = text.split("### Of a model server")[1].split("\n### ")[0]
+    documented = dict(re.findall(r"^\| `(sax_\w+)` \| (\w+)", table, re.MULTILINE))
+    offered = {
+        family.name + ("_total" if family.type == "counter" else ""): family.type
+        for family in registry.collect()
+        if not family.name.startswith("process_")
+    }
+    assert documented == offered
+
+
+def test_engines_are_told_by_model() -> None:
+    models, registry = _table()
+    models.load("/sax/test/lm", "p.Lm", "None", {}, {})
+    metrics = models.get("/sax/test/lm").metrics
+    line = Timeline(5, generates=True, now=10.0)
+    metrics.submitted()
+    metrics.admitted(line, 10.5)
+    for end in (12.0, 12.25):
+        metrics.emitted(line, 1, end)
+        metrics.stepped(5, 1, end - 0.25, end)
+    metrics.finished_with(line, Reason.STOP, 13.0)
+
+    def value(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(name, {"model": "/sax/test/lm", **labels})
+
+    assert value("sax_requests_started_total") == 1
+    assert value("sax_requests_finished_total", reason="stop") == 1
+    assert value("sax_requests_finished_total", reason="failed") == 0
+    assert value("sax_time_to_first_token_seconds_sum") == 2
+    assert value("sax_time_to_first_token_seconds_bucket", le="1.0") == 0
+    assert value("sax_time_to_first_token_seconds_bucket", le="2.0") == 1
+    assert value("sax_time_to_first_token_seconds_bucket", le="+Inf") == 1
+    assert value("sax_inter_token_latency_seconds_sum") == 0.25
+    assert value("sax_e2e_request_latency_seconds_count") == 1
+    assert value("sax_generation_tokens_total") == 2
+    assert value("sax_kv_pages", state="used") == 0
+    assert registry.get_sample_value("sax_compilations_total") is not None
+    models.unload("/sax/test/lm")
+    assert value("sax_requests_started_total") is None

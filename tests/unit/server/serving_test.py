@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from saxml.common import errors
 from saxml.common.clock import SystemClock
 from saxml.common.names import TERM_METADATA
+from saxml.engine.heartbeat import Stall
 from saxml.proto import admin_pb2, common_pb2, lm_pb2, lm_pb2_grpc, modelet_pb2, modelet_pb2_grpc
 from saxml.server.lifecycle import ModelTable
 from saxml.server.serving import ModelServer
@@ -47,6 +48,7 @@ class Running:
 
     def __init__(self) -> None:
         self.servable = FakeServable(KEY)
+        self.failures: list[str] = []
         self.models = ModelTable(self._build)
         self.server = ModelServer(
             self.models,
@@ -55,6 +57,7 @@ class Running:
             description=admin_pb2.ModelServer(),
             clock=SystemClock(),
             http_port=free_port(),
+            on_failure=self.failures.append,
         )
         self.server.start()
         self.channel = grpc.insecure_channel(f"127.0.0.1:{self.server.port}")
@@ -159,7 +162,27 @@ def test_port_in_use_is_refused_by_number(running: Running) -> None:
 def test_model_that_failed_makes_the_server_unready(running: Running) -> None:
     running.servable.failure = errors.UnavailableError("the engine has failed: boom")
     assert fetch(running.server, "/readyz") == (503, f"{KEY}: the engine has failed: boom\n")
+    assert fetch(running.server, "/healthz")[0] == 503
+    while running.health() != NOT_SERVING:
+        time.sleep(0.01)
+    while not running.failures:
+        time.sleep(0.01)
+    assert running.failures == [f"{KEY}: the engine has failed: boom"]
+
+
+def test_step_that_takes_too_long_makes_the_server_unready_until_it_goes_on(
+    running: Running,
+) -> None:
+    running.servable.stall = Stall(61, 60)
+    assert fetch(running.server, "/readyz") == (503, f"{KEY}: {running.servable.stall}\n")
     assert fetch(running.server, "/healthz")[0] == 200
+    while running.health() != NOT_SERVING:
+        time.sleep(0.01)
+    running.servable.stall = None
+    assert fetch(running.server, "/readyz") == (200, "serving\n")
+    while running.health() != SERVING:
+        time.sleep(0.01)
+    assert running.failures == []
 
 
 def test_http_port_in_use_is_refused_by_number(running: Running) -> None:
