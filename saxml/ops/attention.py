@@ -179,8 +179,11 @@ def _attend(
         top, mass, total = carry
         chosen = jax.lax.dynamic_slice_in_dim(page_table, i * block, block, 1)
         kv = pages[layer, chosen].astype(jnp.float32).reshape(B, block * S, 2, K, E)
-        scores = jnp.einsum("bckge,bske->bkgcs", grouped, kv[:, :, 0])
         key_position = i * block * S + jnp.arange(block * S)
+        # Behind a row's end lies what others left, and a weight of 0 does not make NaN harmless.
+        written = key_position < kv_len[:, None]
+        kv = jnp.where(written[..., None, None, None], kv, 0)
+        scores = jnp.einsum("bckge,bske->bkgcs", grouped, kv[:, :, 0])
         visible = (key_position <= position[..., None]) & (key_position < kv_len[:, None, None])
         scores = jnp.where(visible[:, None, None], scores, _MASKED)
         new_top = jnp.maximum(top, scores.max(-1))
