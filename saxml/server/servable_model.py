@@ -1,5 +1,6 @@
 """A loaded language model: the methods that a client may call on it."""
 
+import contextlib
 import dataclasses
 import math
 import queue
@@ -106,9 +107,10 @@ class LmServable:
         """(text, score) of each beam or sample, best first."""
         with self._admit(GENERATE):
             running = self._start(text, extra, deadline, on_cancel, stream=False)
-            for _ in self._follow(running):
-                pass
-            found = running.answers.results()
+            with self._given_up_on_failure(running.request):
+                for _ in self._follow(running):
+                    pass
+                found = running.answers.results()
             if self._params.SORT_SAMPLES and self._beam is None:
                 found.sort(key=lambda result: -result[1])
             return found
@@ -121,10 +123,11 @@ class LmServable:
         the best beams so far, best first (see BeamDecoder). No text ends inside a character."""
         with self._admit(GENERATE_STREAM):
             running = self._start(text, extra, deadline, on_cancel, stream=True)
-            for steps, _ in enumerate(self._follow(running), 1):
-                if steps % self._params.STREAM_INTERVAL_STEPS == 0:
-                    yield running.answers.changes()
-            yield running.answers.changes()
+            with self._given_up_on_failure(running.request):
+                for steps, _ in enumerate(self._follow(running), 1):
+                    if steps % self._params.STREAM_INTERVAL_STEPS == 0:
+                        yield running.answers.changes()
+                yield running.answers.changes()
 
     def score(
         self,
@@ -188,6 +191,15 @@ class LmServable:
                 f"{self.key} does not offer {method}; it offers {', '.join(sorted(self.stats))}"
             )
         return self.stats[method].admit(self.key)
+
+    @contextlib.contextmanager
+    def _given_up_on_failure(self, request: Request) -> Iterator[None]:
+        """A request whose answers cannot be made, or are not wanted any more, keeps no pages."""
+        try:
+            yield
+        except BaseException:
+            self._engine.cancel(request)
+            raise
 
     def _start(
         self,
