@@ -6,11 +6,11 @@ from typing import Any
 
 import grpc
 
-from saxml.admin import snapshot, validate, views
+from saxml.admin import validate, views
 from saxml.admin.manager import Manager
 from saxml.admin.published import Published
 from saxml.common.errors import CancelledError, InvalidArgumentError, NotFoundError
-from saxml.common.names import READY_TRAILER, SERVERS_TRAILER, UNPLACED_TRAILER, ModelId
+from saxml.common.names import SERVERS_TRAILER, ModelId
 from saxml.proto import admin_pb2, admin_pb2_grpc
 
 _Context = Any  # grpc.aio.ServicerContext, which cannot be subscripted at run time
@@ -48,17 +48,8 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     async def List(
         self, request: admin_pb2.ListRequest, context: _Context
     ) -> admin_pb2.ListResponse:
-        """One model, or all of them.
-
-        How many replicas of a single model are ready, and why it lacks some, is in the trailers.
-        """
-        model_id = self._optional_id(request.model_id)
-        response = views.list_models(self._manager, model_id)
-        if model_id is not None:
-            (row,) = snapshot.models(self._manager, model_id)
-            why = ((UNPLACED_TRAILER, row.note.encode()),) if row.note else ()
-            context.set_trailing_metadata(((READY_TRAILER, str(row.ready)), *why))
-        return response
+        """One model, or all of them; see common/list_detail.py for how many replicas are ready."""
+        return views.list_models(self._manager, self._optional_id(request.model_id))
 
     async def Stats(
         self, request: admin_pb2.StatsRequest, context: _Context

@@ -10,6 +10,7 @@ from saxml.common.names import ModelId
 from saxml.proto import common_pb2
 
 _DOING = {
+    "LOADED": "it is loaded; clients are sent there in a moment",
     "LOADING": "the server was told to load it and has not answered yet",
     "UNLOADING": "requests under way end, then it is freed",
     "FAILED": "the server gives no reason",
@@ -27,16 +28,13 @@ class Replica:
     status: str
     # Why it does not serve, or "".
     reason: str
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether requests are served."""
-        return self.status == "LOADED"
+    # Whether clients are sent there, and are served.
+    is_ready: bool
 
     @property
     def doing(self) -> str:
         """What it does instead of serving, and why; "" when it serves."""
-        return "" if self.is_ready else self.reason or _DOING.get(self.status, "")
+        return "" if self.is_ready else self.reason or _DOING[self.status]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,4 +135,7 @@ def _server(server: JoinedServer, now: float) -> ServerRow:
 
 def _replica(server: JoinedServer, model: str, entry: Entry) -> Replica:
     status = common_pb2.ModelStatus.Name(entry.status) if entry.wanted else "UNLOADING"
-    return Replica(model, server.address, status, entry.reason)
+    reason = entry.reason
+    if server.is_silent:
+        reason = reason or "its server does not answer"
+    return Replica(model, server.address, status, reason, server.is_ready(model))

@@ -5,8 +5,9 @@ from collections import Counter
 from saxml.admin.joined import JoinedServer
 from saxml.admin.manager import Manager
 from saxml.admin.published import Published
+from saxml.common import list_detail
 from saxml.common.names import ModelId
-from saxml.proto import admin_pb2
+from saxml.proto import admin_pb2, internal_pb2
 
 
 def _selected(manager: Manager, model_id: ModelId | None) -> list[Published]:
@@ -16,8 +17,8 @@ def _selected(manager: Manager, model_id: ModelId | None) -> list[Published]:
 
 
 def list_models(manager: Manager, model_id: ModelId | None) -> admin_pb2.ListResponse:
-    """One model or all of them, by name, with the servers that hold them."""
-    response = admin_pb2.ListResponse()
+    """One model or all of them, by name, with the servers that hold them, and how they are."""
+    response, details = admin_pb2.ListResponse(), []
     all_homes: dict[str, list[JoinedServer]] = {}
     for server in manager.servers.values():
         for model, entry in server.entries.items():
@@ -31,7 +32,20 @@ def list_models(manager: Manager, model_id: ModelId | None) -> admin_pb2.ListRes
         methods = {m for s in homes for m in s.entries[published.proto.model_id].methods}
         item.model.method_names.extend(sorted(methods))
         item.modelet_addresses.extend(sorted(s.address for s in homes))
+        details.append(_detail(published, homes))
+    list_detail.add(response, details)
     return response
+
+
+def _detail(published: Published, homes: list[JoinedServer]) -> internal_pb2.ModelDetail:
+    model, checkpoint = published.proto.model_id, published.proto.checkpoint_path
+    ready = [s for s in homes if s.is_ready(model)]
+    return internal_pb2.ModelDetail(
+        model_id=model,
+        ready=len(ready),
+        current=sum(s.entries[model].checkpoint == checkpoint for s in ready),
+        why=published.unplaced,
+    )
 
 
 def stats(manager: Manager, model_id: ModelId | None) -> admin_pb2.StatsResponse:

@@ -98,12 +98,12 @@ class AdminClient:
         return run(self._core.list_models(timeout_s))
 
     def model_state(self, model_id: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> ModelState:
-        """One published model, how many of its replicas are loaded, and why others are not."""
+        """One published model, how many of its replicas serve, and why others do not."""
         return run(self._core.model_state(model_id, timeout_s))
 
-    def why_unplaced(self, model_id: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> str:
-        """Why a model has fewer replicas than asked for; "" if the admin server does not say."""
-        return run(self._core.why_unplaced(model_id, timeout_s))
+    def model_states(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> list[ModelState]:
+        """All published models, sorted by name, in one call."""
+        return run(self._core.model_states(timeout_s))
 
     def stats(
         self, model_id: str = "", timeout_s: float = DEFAULT_TIMEOUT_S
@@ -111,9 +111,12 @@ class AdminClient:
         """Model servers by chip, and how many can serve which model path; "" is the whole cell."""
         return run(self._core.stats(model_id, timeout_s))
 
-    def server_states(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> dict[str, int] | None:
-        """How many model servers are Active, Draining, ...; None if the admin server is silent."""
-        return run(self._core.server_states(timeout_s))
+    def servers(
+        self, timeout_s: float = DEFAULT_TIMEOUT_S
+    ) -> tuple[admin_pb2.StatsResponse, dict[str, int] | None]:
+        """The model servers of the cell by kind, as stats() gives them, and how many of them are
+        Active, Draining, ... (None if the admin server does not say)."""
+        return run(self._core.servers(timeout_s))
 
     def address(self) -> str:
         """Where the admin server listens, as location.proto says."""

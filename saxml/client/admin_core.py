@@ -22,13 +22,14 @@ from saxml.client.rpc import (
     WATCH_LOC,
     Procedure,
 )
+from saxml.common import list_detail
 from saxml.common.clock import Clock, SystemClock
 from saxml.common.errors import (
     AlreadyExistsError,
     DeadlineExceededError,
     NotFoundError,
 )
-from saxml.common.names import READY_TRAILER, SERVERS_TRAILER, UNPLACED_TRAILER, CellId
+from saxml.common.names import SERVERS_TRAILER, CellId
 from saxml.proto import admin_pb2
 
 _Request = TypeVar("_Request", bound=Message)
@@ -40,9 +41,11 @@ class ModelState:
     """A published model and how far it is."""
 
     published: admin_pb2.PublishedModel
-    # Replicas that are loaded; None if the admin server does not say.
+    # Replicas that serve, and those of them that serve the published checkpoint; None if the admin
+    # server does not say.
     ready: int | None
-    # Why replicas have no place, or "".
+    current: int | None
+    # Why replicas have no place, or keep a former checkpoint; "" if that is not said.
     why: str
 
 
@@ -139,34 +142,32 @@ class AdminCore:
         return sorted(await self._list("", timeout_s), key=lambda m: m.model.model_id)
 
     async def model_state(self, model_id: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> ModelState:
-        """One published model, how many of its replicas are loaded, and why others are not."""
-        request = admin_pb2.ListRequest(model_id=model_id)
-        response, trailers = await self._call_with_trailers(LIST, request, timeout_s)
-        if not response.published_models:
+        """One published model, how many of its replicas serve, and why others do not."""
+        states = await self._states(model_id, timeout_s)
+        if not states:
             raise NotFoundError(f"model {model_id} not found")
-        ready = trailer_text(trailers, READY_TRAILER)
-        return ModelState(
-            response.published_models[0],
-            int(ready) if ready.isdecimal() else None,
-            trailer_text(trailers, UNPLACED_TRAILER),
-        )
+        return states[0]
 
-    async def server_states(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> dict[str, int] | None:
-        """How many model servers are Active, Draining, ...; None if the admin server is silent."""
+    async def model_states(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> list[ModelState]:
+        """All published models, sorted by name, in one call."""
+        states = await self._states("", timeout_s)
+        return sorted(states, key=lambda state: state.published.model.model_id)
+
+    async def servers(
+        self, timeout_s: float = DEFAULT_TIMEOUT_S
+    ) -> tuple[admin_pb2.StatsResponse, dict[str, int] | None]:
+        """The model servers of the cell by kind, as stats() gives them, and how many of them are
+        Active, Draining, ... (None if the admin server does not say)."""
         request = admin_pb2.StatsRequest()
-        _, trailers = await self._call_with_trailers(STATS, request, timeout_s)
+        response, trailers = await self._call_with_trailers(STATS, request, timeout_s)
         if SERVERS_TRAILER not in trailers:
-            return None
+            return response, None
         items = (item.partition("=") for item in trailer_text(trailers, SERVERS_TRAILER).split(","))
-        return {state: int(count) for state, _, count in items if count.isdecimal()}
+        return response, {state: int(count) for state, _, count in items if count.isdecimal()}
 
     async def address(self) -> str:
         """Where the admin server listens, as location.proto says."""
         return await self._link.address()
-
-    async def why_unplaced(self, model_id: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> str:
-        """Why a model has fewer replicas than asked for; "" if the admin server does not say."""
-        return await self._link.why_unplaced(model_id, timeout_s)
 
     async def stats(
         self, model_id: str = "", timeout_s: float = DEFAULT_TIMEOUT_S
@@ -223,6 +224,18 @@ class AdminCore:
                 await self._link.check_leader()
                 continue
             yield known.apply(response)
+
+    async def _states(self, model_id: str, timeout_s: float) -> list[ModelState]:
+        response = await self._call(LIST, admin_pb2.ListRequest(model_id=model_id), timeout_s)
+        details = list_detail.found(response)
+        states = []
+        for published in response.published_models:
+            detail = details.get(published.model.model_id)
+            if detail is None:
+                states.append(ModelState(published, None, None, ""))
+            else:
+                states.append(ModelState(published, detail.ready, detail.current, detail.why))
+        return states
 
     async def _list(self, model_id: str, timeout_s: float) -> list[admin_pb2.PublishedModel]:
         response = await self._call(LIST, admin_pb2.ListRequest(model_id=model_id), timeout_s)

@@ -9,13 +9,14 @@ from google.protobuf.message import Message
 
 from saxml.client.driver import Channel, ChannelClosedError, Driver
 from saxml.client.rpc import LIST, Procedure
+from saxml.common import list_detail
 from saxml.common.errors import (
     CancelledError,
     SaxError,
     UnavailableError,
     from_code,
 )
-from saxml.common.names import UNPLACED_TRAILER, CellId
+from saxml.common.names import CellId
 from saxml.proto import admin_pb2
 from saxml.storage.cell import CellStore
 
@@ -107,12 +108,12 @@ class AdminLink:
 
     async def why_unplaced(self, model_id: str, timeout_s: float) -> str:
         """Why a model lacks replicas, as the admin server puts it; "" if it does not say."""
-        request = admin_pb2.ListRequest(model_id=model_id)
         try:
-            _, trailers = await self.call_with_trailers(LIST, request, timeout_s)
+            response = await self.call(LIST, admin_pb2.ListRequest(model_id=model_id), timeout_s)
         except SaxError:
             return ""
-        return trailer_text(trailers, UNPLACED_TRAILER)
+        detail = list_detail.found(response).get(model_id)
+        return detail.why if detail else ""
 
     async def check_leader(self) -> None:
         """Drops the connection if location.proto names another admin server by now."""

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 
-from saxml.client.admin_client import AdminClient
+from saxml.client.admin_client import AdminClient, ModelState
 from saxml.client.explain import why_no_replica
 from saxml.client.retry import DEFAULT_TIMEOUT_S, Deadline
 from saxml.common import chips
 from saxml.common.clock import SystemClock
-from saxml.common.errors import NotFoundError
 from saxml.proto import admin_pb2
 
 
@@ -67,34 +66,27 @@ def server_kinds(stats: admin_pb2.StatsResponse) -> tuple[ServerKind, ...]:
 
 
 def cell_status(admin: AdminClient, timeout_s: float = DEFAULT_TIMEOUT_S) -> CellStatus:
-    """Asks the admin server, model by model; raises SaxError."""
+    """Asks the admin server twice, however many models there are; raises SaxError."""
     deadline = Deadline(SystemClock(), timeout_s)
-    published = admin.list_models(deadline.remaining())
-    stats = admin.stats(timeout_s=deadline.remaining())
-    models = []
-    for listed in published:
-        try:
-            models.append(_model(admin, listed.model.model_id, stats, deadline.remaining()))
-        except NotFoundError:
-            continue  # unpublished meanwhile
+    states = admin.model_states(deadline.remaining())
+    stats, server_states = admin.servers(deadline.remaining())
     return CellStatus(
         admin.cell.full,
         admin.address(),
-        admin.server_states(deadline.remaining()),
+        server_states,
         server_kinds(stats),
-        tuple(models),
+        tuple(_model(state, stats) for state in states),
     )
 
 
-def _model(
-    admin: AdminClient, model_id: str, stats: admin_pb2.StatsResponse, timeout_s: float
-) -> ModelStatus:
-    state = admin.model_state(model_id, timeout_s)
-    wanted = state.published.model.requested_num_replicas
-    assigned = len(state.published.modelet_addresses)
+def _model(state: ModelState, stats: admin_pb2.StatsResponse) -> ModelStatus:
+    model = state.published.model
+    wanted, assigned = model.requested_num_replicas, len(state.published.modelet_addresses)
     why = state.why
     if not why and assigned < wanted:
         why = why_no_replica(state.published, stats) or ""
     elif not why and state.ready is not None and state.ready < wanted:
         why = f"{assigned - state.ready} loading"
-    return ModelStatus(model_id, wanted, assigned, state.ready, why)
+    elif not why and state.ready and state.current is not None and state.current < state.ready:
+        why = f"{state.ready - state.current} to be updated to {model.checkpoint_path}"
+    return ModelStatus(model.model_id, wanted, assigned, state.ready, why)

@@ -1,6 +1,9 @@
 """Cells as they lie below a root: list, create, delete, and who may administer them."""
 
+from collections.abc import Callable
+
 from saxml.common.errors import (
+    FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
     SaxError,
@@ -8,8 +11,9 @@ from saxml.common.errors import (
 )
 from saxml.common.names import CellId, parse_cell
 from saxml.proto import admin_pb2
-from saxml.storage.base import open_store
+from saxml.storage.base import Stored, open_store
 from saxml.storage.cell import CellStore, store_cell
+from saxml.storage.lease_record import Record
 
 EVERYBODY = "acl/all"
 
@@ -45,10 +49,48 @@ def check_cell(root: str, cell: CellId) -> None:
         raise NotFoundError(f"there is no cell {cell.full} ({files.path})")
 
 
-def delete_cell(root: str, cell: CellId) -> None:
-    """Removes everything below a cell's name, in a folder or a bucket."""
+def delete_cell(root: str, cell: CellId, *, force: bool = False) -> None:
+    """Removes everything below a cell's name, in a folder or a bucket.
+
+    force: even if check_not_led() would raise.
+    """
     check_cell(root, cell)
+    if not force:
+        check_not_led(root, cell)
     CellStore(root, cell).store.remove_dir(cell.full.lstrip("/"))
+
+
+def check_not_led(root: str, cell: CellId, note: Callable[[str], None] = lambda text: None) -> None:
+    """FailedPreconditionError if an admin server leads the cell.
+
+    Whether the one that has the lease is alive shows when it renews it, or does not within its time
+    to live. `note` is told for whom it is waited.
+    """
+    files = CellStore(root, cell)
+    before = files.store.read(files.lease_name)
+    record = _lease(before)
+    if before is None or record is None:
+        return
+    note(
+        f"waiting up to {record.ttl_s:g} s to see whether the admin server at {record.holder} lives"
+    )
+    if files.store.watch(files.lease_name, before.generation, record.ttl_s) == before.generation:
+        return
+    record = _lease(files.store.read(files.lease_name))
+    if record is not None:
+        raise FailedPreconditionError(
+            f"the admin server at {record.holder} leads {cell.full} (term {record.term}); stop all "
+            f"admin servers of the cell first, or use saxutil delete -force {cell.full}"
+        )
+
+
+def _lease(stored: Stored | None) -> Record | None:
+    """The lease if somebody has it, or may have it."""
+    try:
+        record = Record.from_bytes(stored.data) if stored is not None else None
+    except ValueError:
+        return None  # nobody can lead by it
+    return record if record is not None and not record.released else None
 
 
 def cell_config(root: str, cell: CellId) -> admin_pb2.Config:

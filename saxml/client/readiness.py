@@ -28,8 +28,10 @@ class Progress:
     wanted: int
     # Servers that were told to load it.
     assigned: int
-    # Those that have; None if the admin server does not say.
+    # Those that have, and those of them that have the published checkpoint; None if the admin
+    # server does not say.
     ready: int | None
+    current: int | None
     # Why replicas have no place, or "".
     why: str
 
@@ -42,17 +44,18 @@ def wait_until_ready(
     show: Callable[[Progress], None],
     clock: Clock | None = None,
 ) -> None:
-    """Waits until so many replicas (None: all that are asked for) are loaded.
+    """Waits until so many replicas (None: all that are asked for) serve the published checkpoint.
 
     `show` is told at once and then about twice a second. Raises FailedPreconditionError with the
     reason when a load has failed and no other server is left to try, DeadlineExceededError with
     what is missing when the time is over, NotFoundError when the model is not published (any more).
     """
-    deadline = Deadline(clock or SystemClock(), timeout_s)
+    clock = clock or SystemClock()
+    deadline = Deadline(clock, timeout_s)
     while True:
         progress = _look(admin, model_id, num_replicas, deadline)
         show(progress)
-        if progress.ready is not None and progress.ready >= progress.wanted:
+        if progress.current is not None and progress.current >= progress.wanted:
             return
         if _LOAD_FAILED in progress.why:
             raise FailedPreconditionError(f"model {model_id}: {progress.why}")
@@ -67,6 +70,11 @@ def wait_until_ready(
         else:
             if progress.ready is None:
                 return
+            if progress.ready >= progress.wanted:
+                # The admin server counts replicas of the former checkpoint, which serve.
+                clock.sleep(min(_LOOK_S, left))
+                if deadline.remaining() <= 0:
+                    raise _too_late(progress, timeout_s)
 
 
 def _look(
@@ -76,12 +84,19 @@ def _look(
     model = state.published.model
     wanted = model.requested_num_replicas if num_replicas is None else num_replicas
     return Progress(
-        model_id, wanted, len(state.published.modelet_addresses), state.ready, state.why
+        model_id,
+        wanted,
+        len(state.published.modelet_addresses),
+        state.ready,
+        state.current,
+        state.why,
     )
 
 
 def _too_late(progress: Progress, timeout_s: float) -> DeadlineExceededError:
     ready = "fewer" if progress.ready is None else progress.ready
+    if progress.ready and progress.current is not None and progress.current < progress.ready:
+        ready = f"{ready} (of the published checkpoint: {progress.current})"
     why = f": {progress.why}" if progress.why else ""
     return DeadlineExceededError(
         f"model {progress.model_id} has {ready} of {progress.wanted} replicas ready "

@@ -18,10 +18,6 @@ _FS_ROOT = "^[a-zA-Z0-9_./=-]+$"
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
-# Trailer of sax.Admin/List for one model: why it has fewer replicas than asked for, in UTF-8.
-UNPLACED_TRAILER = "sax-unplaced-bin"
-# Another one: how many of its replicas are loaded, in decimal.
-READY_TRAILER = "sax-ready"
 # Trailer of sax.Admin/Stats for a cell: servers by state, such as "Active=3,Draining=1".
 SERVERS_TRAILER = "sax-servers"
 

@@ -8,6 +8,7 @@ from saxml.client.cells import (
     EVERYBODY,
     cell_config,
     check_cell,
+    check_not_led,
     create_cell,
     delete_cell,
     set_cell_acl,
@@ -43,12 +44,14 @@ class DeleteCommand(Command):
 
     name = "delete"
     synopsis = "Delete a SAX cell."
-    usage = "[-y] <cell name>"
-    details = "Delete a SAX cell with everything below its name in the root; asks first."
+    usage = "[-y] [-force] <cell name>"
+    details = """Delete a SAX cell with everything below its name in the root; asks first.
+It is refused while an admin server leads the cell: stop all of them first."""
 
     def declare(self) -> None:
-        """-y."""
+        """-y, -force."""
         self.flags.boolean("y", False, "Do not ask.")
+        self.flags.boolean("force", False, "Delete the cell although an admin server leads it.")
 
     def run(self, context: Context, args: Sequence[str]) -> None:
         """Asks on standard input."""
@@ -56,12 +59,15 @@ class DeleteCommand(Command):
         with failing(f"delete SAX cell {args[0]}"):
             cell = parse_cell(args[0])
             check_cell(context.root(), cell)
+            if not self.flags["force"]:
+                check_not_led(context.root(), cell, lambda text: print(text, file=sys.stderr))
             if not self.flags["y"]:
                 print(f"Delete {cell.full} below {context.root()}? [y/N] ", end="", flush=True)
                 if sys.stdin.readline().strip().lower() not in ("y", "yes"):
                     print("Not deleted.")
                     return
-            delete_cell(context.root(), cell)
+            # Nobody led it when it was looked for.
+            delete_cell(context.root(), cell, force=True)
 
 
 class GetAclCommand(Command):

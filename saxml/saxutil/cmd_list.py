@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from saxml.client.admin_client import AdminClient
+from saxml.client.admin_client import AdminClient, ModelState
 from saxml.client.cells import list_cells
 from saxml.client.explain import why_no_replica
 from saxml.common.errors import SaxError
@@ -71,8 +71,9 @@ class ListCommand(Command):
                 "You need to specify one of --details or --acls for this command to print anything!"
             )
         with failing("list model"), AdminClient(context.root(), model_id.cell_id) as admin:
-            published = admin.list_model(model_id.full, context.timeout_s)
-            why = _missing_replicas(admin, published) or ""
+            state = admin.model_state(model_id.full, context.timeout_s)
+            why = _missing_replicas(admin, state) or ""
+        published = state.published
         self._print(context, {**_json(published), "why": why}, *self._tables(model_id, published))
         if why:
             sys.stdout.flush()
@@ -137,11 +138,12 @@ def _methods(published: admin_pb2.PublishedModel) -> str:
     return ", ".join(published.model.method_names)
 
 
-def _missing_replicas(admin: AdminClient, published: admin_pb2.PublishedModel) -> str | None:
+def _missing_replicas(admin: AdminClient, state: ModelState) -> str | None:
+    published = state.published
     if len(published.modelet_addresses) >= max(1, published.model.requested_num_replicas):
         return None
-    if why := admin.why_unplaced(published.model.model_id, timeout_s=5):
-        return f"model {published.model.model_id}: {why}"
+    if state.why:
+        return f"model {published.model.model_id}: {state.why}"
     try:
         return why_no_replica(published, admin.stats(timeout_s=5))
     except SaxError:

@@ -91,8 +91,9 @@ class WaitCommand(Command):
     name = "wait"
     synopsis = "Wait until a model is ready."
     usage = "[-replicas=<num>] <model ID>"
-    details = """Wait until replicas of a model are loaded, up to -sax_timeout; progress goes to
-stderr. Fails at once, with the reason, when a load has failed and no other server is left."""
+    details = """Wait until replicas of a model serve the published checkpoint, up to -sax_timeout;
+progress goes to stderr. Fails at once, with the reason, when a load has failed and no other server
+is left."""
 
     def declare(self) -> None:
         """-replicas."""

@@ -51,6 +51,8 @@ def _text(progress: Progress) -> str:
     parts = [f"{progress.model_id}: {ready} of {progress.wanted} replicas ready"]
     if loading and progress.ready is not None and progress.ready < progress.wanted:
         parts.append(f"{loading} loading")
+    if progress.current is not None and progress.current < (progress.ready or 0):
+        parts.append(f"{progress.current} with the published checkpoint")
     if progress.why:
         parts.append(progress.why)
     return "; ".join(parts)

@@ -4,8 +4,8 @@ import grpc
 import pytest
 
 from saxml.admin.periods import Periods
+from saxml.common import list_detail
 from saxml.common.errors import InternalError, InvalidArgumentError, UnavailableError
-from saxml.common.names import UNPLACED_TRAILER
 from saxml.proto import admin_pb2, common_pb2
 from tests.integration import admin_cell
 from tests.integration.admin_cell import RunningAdmin
@@ -151,6 +151,7 @@ def test_what_no_server_can_serve_is_published_and_told(
     until(lambda: "needs 100.0 GB a chip" in _unplaced(admin))
     assert _unplaced(admin).endswith("has 64.0 GB")
     admin.update(overrides={"ram4": "8"})
+    until(lambda: "needs at least 4 chips" in _unplaced(admin))
     assert _unplaced(admin).endswith(f"needs at least 4 chips; {stubs[0].address} has 1 chip")
     admin.update(overrides={"ram": "8"})
     admin.wait_for_ready(1)
@@ -158,7 +159,4 @@ def test_what_no_server_can_serve_is_published_and_told(
 
 def _unplaced(admin: RunningAdmin) -> str:
     request = admin_pb2.ListRequest(model_id="/sax/test/lm")
-    _, call = admin.stub.List.with_call(request, timeout=10)
-    trailer = dict(call.trailing_metadata()).get(UNPLACED_TRAILER, b"")
-    assert isinstance(trailer, bytes)
-    return trailer.decode()
+    return list_detail.found(admin.stub.List(request, timeout=10))["/sax/test/lm"].why

@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from saxml.admin.election import Tenure
-from saxml.admin.lease import Lease, Record, Wait, execute, plan
+from saxml.admin.lease import Lease, Wait, execute, plan
 from saxml.admin.state import StateFile
 from saxml.common.errors import SaxError
 from saxml.common.names import CellId
 from saxml.proto import admin_pb2, internal_pb2
 from saxml.storage.base import ConflictError, Store
 from saxml.storage.cell import CellStore
+from saxml.storage.lease_record import Record
 from saxml.storage.memory import Fault, FaultKind, MemoryStore
 
 CELL = CellId("test")

@@ -9,7 +9,6 @@ from saxml.admin.lease import (
     Lease,
     Outcome,
     Read,
-    Record,
     Seen,
     Wait,
     Write,
@@ -17,6 +16,7 @@ from saxml.admin.lease import (
     plan,
 )
 from saxml.common.errors import FailedPreconditionError, UnavailableError
+from saxml.storage.lease_record import Record
 from saxml.storage.memory import MemoryStore
 
 MINE, OTHER = "10.0.0.1:10000", "10.0.0.2:10000"

@@ -4,6 +4,8 @@ import asyncio
 
 import grpc
 
+from saxml.admin import snapshot, views
+from saxml.common import list_detail
 from saxml.proto import common_pb2
 from tests.unit.admin.fakes import FakeModelet, FakeRpcError, World
 from tests.unit.admin.stories import Run, run
@@ -173,3 +175,39 @@ def test_an_unload_waits_until_clients_have_left(run: Run) -> None:
         await world.manager.close()
 
     run(tell)
+
+
+def test_a_list_tells_of_replicas_that_have_a_former_checkpoint(run: Run) -> None:
+    async def tell(world: World) -> None:
+        one, two = await _two(world)
+        assert _detail(world) == (2, 2)
+        one.gate.clear()
+        await world.update("lm", 2, checkpoint_path="/new")
+        assert _detail(world) == (1, 0)
+        two.gate.clear()
+        one.gate.set()
+        await world.settle()
+        assert _detail(world) == (1, 1)
+        two.gate.set()
+        await world.settle()
+        assert _detail(world) == (2, 2)
+
+    run(tell)
+
+
+def test_a_list_does_not_count_a_server_that_is_silent(run: Run) -> None:
+    async def tell(world: World) -> None:
+        one = await world.join("a:1")
+        await world.publish("lm")
+        one.status_error = GONE
+        await world.poll("a:1")
+        assert _detail(world) == (0, 0)
+        (row,) = snapshot.models(world.manager)
+        assert (row.ready, row.replicas[0].doing) == (0, "its server does not answer")
+
+    run(tell)
+
+
+def _detail(world: World) -> tuple[int, int]:
+    detail = list_detail.found(views.list_models(world.manager, None))["/sax/test/lm"]
+    return detail.ready, detail.current

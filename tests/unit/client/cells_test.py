@@ -1,8 +1,17 @@
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from saxml.client.cells import cell_config, create_cell, delete_cell, list_cells, set_cell_acl
+from saxml.client.cells import (
+    cell_config,
+    check_not_led,
+    create_cell,
+    delete_cell,
+    list_cells,
+    set_cell_acl,
+)
 from saxml.common.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
@@ -13,6 +22,7 @@ from saxml.common.errors import (
 from saxml.common.names import parse_cell
 from saxml.proto import admin_pb2
 from saxml.storage.cell import CellStore
+from saxml.storage.lease_record import Record
 
 TEST = parse_cell("/sax/test")
 
@@ -60,6 +70,56 @@ def test_delete_leaves_other_cells(tmp_path: Path) -> None:
         delete_cell(root, TEST)
         assert list_cells(root) == ["test2"]
         create_cell(root, TEST, "/fs")
+
+
+def _lead(root: str, *, ttl_s: float = 0.5, released: bool = False, term: int = 3) -> None:
+    files = CellStore(root, TEST)
+    record = Record("10.0.0.1:10000", "one", term, ttl_s, released)
+    files.store.write(files.lease_name, record.to_bytes())
+
+
+@pytest.fixture(params=["folder", "memory"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    root = str(tmp_path) if request.param == "folder" else f"mem://{tmp_path.name}"
+    create_cell(root, TEST, "/fs")
+    return root
+
+
+def test_a_cell_that_is_led_is_not_deleted(root: str) -> None:
+    _lead(root, ttl_s=30.0)
+    renewal = threading.Timer(0.3, _lead, [root])
+    renewal.start()
+    words = r"the admin server at 10\.0\.0\.1:10000 leads /sax/test \(term 3\); stop all .* -force"
+    with pytest.raises(FailedPreconditionError, match=words):
+        delete_cell(root, TEST)
+    renewal.join()
+    assert list_cells(root) == ["test"]
+    delete_cell(root, TEST, force=True)
+    assert list_cells(root) == []
+
+
+def test_a_cell_whose_leader_is_dead_is_deleted(root: str) -> None:
+    _lead(root)
+    notes: list[str] = []
+    start = time.monotonic()
+    check_not_led(root, TEST, notes.append)
+    assert time.monotonic() - start > 0.4
+    assert notes == ["waiting up to 0.5 s to see whether the admin server at 10.0.0.1:10000 lives"]
+    delete_cell(root, TEST)
+    assert list_cells(root) == []
+
+
+def test_a_cell_whose_leader_has_stopped_is_deleted_at_once(root: str) -> None:
+    _lead(root, ttl_s=300.0, released=True)
+    delete_cell(root, TEST)
+    assert list_cells(root) == []
+
+
+def test_a_leader_that_gives_up_meanwhile_is_no_hindrance(root: str) -> None:
+    _lead(root, ttl_s=300.0)
+    threading.Timer(0.2, lambda: _lead(root, released=True)).start()
+    delete_cell(root, TEST)
+    assert list_cells(root) == []
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,13 @@ from typing import Any
 
 import grpc
 
-from saxml.common.names import READY_TRAILER, SERVERS_TRAILER, UNPLACED_TRAILER, parse_cell
+from saxml.common import list_detail
+from saxml.common.names import SERVERS_TRAILER, parse_cell
 from saxml.proto import (
     admin_pb2,
     admin_pb2_grpc,
     common_pb2,
+    internal_pb2,
     lm_pb2,
     lm_pb2_grpc,
     modelet_pb2,
@@ -60,7 +62,9 @@ class StubAdmin(_Scripted, admin_pb2_grpc.AdminServicer):
         self.models: dict[str, admin_pb2.PublishedModel] = {}
         self.stats = admin_pb2.StatsResponse()
         self.states = ""
+        # Replicas that serve, and those of the published checkpoint where they are fewer.
         self.ready: dict[str, int] = {}
+        self.current: dict[str, int] = {}
         self.why: dict[str, str] = {}
         self._leader = ""
         self._logs: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
@@ -153,16 +157,22 @@ class StubAdmin(_Scripted, admin_pb2_grpc.AdminServicer):
 
     def List(self, request: Any, context: grpc.ServicerContext) -> admin_pb2.ListResponse:
         self.seen("List", request, context)
-        if not request.model_id:
-            return admin_pb2.ListResponse(published_models=self.models.values())
-        self._check(request.model_id, context)
-        trailers: list[tuple[str, str | bytes]] = []
-        if request.model_id in self.ready:
-            trailers.append((READY_TRAILER, str(self.ready[request.model_id])))
-        if request.model_id in self.why:
-            trailers.append((UNPLACED_TRAILER, self.why[request.model_id].encode()))
-        context.set_trailing_metadata(tuple(trailers))
-        return admin_pb2.ListResponse(published_models=[self.models[request.model_id]])
+        if request.model_id:
+            self._check(request.model_id, context)
+        names = [request.model_id] if request.model_id else [*self.models]
+        response = admin_pb2.ListResponse(published_models=[self.models[n] for n in names])
+        details = [self._detail(n) for n in names if n in self.ready or n in self.why]
+        list_detail.add(response, details)
+        return response
+
+    def _detail(self, name: str) -> internal_pb2.ModelDetail:
+        ready = self.ready.get(name, 0)
+        return internal_pb2.ModelDetail(
+            model_id=name,
+            ready=ready,
+            current=self.current.get(name, ready),
+            why=self.why.get(name, ""),
+        )
 
     def Stats(self, request: Any, context: grpc.ServicerContext) -> admin_pb2.StatsResponse:
         self.seen("Stats", request, context)

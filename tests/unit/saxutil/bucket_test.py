@@ -1,13 +1,17 @@
 """saxutil on a bucket, served by fake-gcs-server, and on a folder: the same answers."""
 
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from saxml.common.names import parse_cell
 from saxml.storage.base import open_store
+from saxml.storage.cell import CellStore
+from saxml.storage.lease_record import Record
 from tests.integration import gcs
 from tests.unit.client.stubs import StubAdmin, StubServer
 from tests.unit.client.world import MODEL
@@ -53,6 +57,26 @@ def test_life_of_a_cell(root: str) -> None:
     gone = run(root, "delete", "-y", "/sax/one-two")
     assert gone.code == 1
     assert "code = NotFound desc = there is no cell /sax/one-two" in gone.err
+    assert open_store(root).list("sax") == []
+
+
+def test_a_cell_that_is_led_is_deleted_by_force_alone(root: str) -> None:
+    assert run(root, "create", "/sax/test", f"{root}/fs").code == 0
+    files = CellStore(root, parse_cell("/sax/test"))
+
+    def lead() -> None:
+        files.store.write(files.lease_name, Record("10.0.0.1:1", "one", 3, 20.0).to_bytes())
+
+    lead()
+    renewal = threading.Timer(2.0, lead)
+    renewal.start()
+    refused = run(root, "delete", "-y", "/sax/test")
+    renewal.join()
+    assert (refused.code, refused.out) == (1, "")
+    assert "waiting up to 20 s to see whether the admin server at 10.0.0.1:1 lives" in refused.err
+    assert "desc = the admin server at 10.0.0.1:1 leads /sax/test (term 3); stop" in refused.err
+    assert run(root, "ls", "-csv", "/sax").out == "# #,Cell\n0,test\n"
+    assert run(root, "delete", "-y", "-force", "/sax/test") == Result(0, "", "")
     assert open_store(root).list("sax") == []
 
 

@@ -15,7 +15,7 @@ class FakeTerminal(io.StringIO):
 
 
 def progress(ready: int, why: str = "") -> Progress:
-    return Progress(model_id="/sax/test/m", wanted=1, assigned=1, ready=ready, why=why)
+    return Progress("/sax/test/m", wanted=1, assigned=1, ready=ready, current=ready, why=why)
 
 
 def shown(monkeypatch: pytest.MonkeyPatch, stderr: io.StringIO, *seen: Progress) -> str:

@@ -95,6 +95,26 @@ def test_status_of_a_cell(server: StubServer, world: World) -> None:
     }
 
 
+def test_status_asks_the_admin_server_no_more_often_for_more_models(
+    server: StubServer, world: World
+) -> None:
+    for number in range(20):
+        world.admin.add_model(f"/sax/test/m{number}", requested_num_replicas=1)
+        world.admin.ready[f"/sax/test/m{number}"] = 0
+    before = len(world.admin.requests)
+    assert len(as_json(world, "status", "/sax/test")["models"]) == 21
+    asked = [type(r).__name__ for r in world.admin.requests[before:]]
+    assert asked == ["ListRequest", "StatsRequest"]
+
+
+def test_status_tells_of_replicas_with_a_former_checkpoint(
+    server: StubServer, world: World
+) -> None:
+    world.admin.current[MODEL] = 0
+    (model,) = as_json(world, "status", "/sax/test")["models"]
+    assert (model["ready"], model["why"]) == (1, "1 to be updated to None")
+
+
 def test_status_of_an_admin_server_that_says_less(server: StubServer, world: World) -> None:
     world.admin.states = ""
     world.admin.ready.clear()
@@ -249,6 +269,26 @@ def test_wait(server: StubServer, world: World) -> None:
     result = saxutil("wait", MODEL, root=world.root)
     assert result.code == 1
     assert "saxutil update -replicas=1" in result.err
+
+
+def test_wait_is_for_the_checkpoint_that_is_published(server: StubServer, world: World) -> None:
+    world.admin.current[MODEL] = 0
+    assert saxutil("update_checkpoint", MODEL, "/new", root=world.root).code == 0
+    result = saxutil("-sax_timeout=1s", "wait", MODEL, root=world.root)
+    assert result.code == 1
+    assert "has 1 (of the published checkpoint: 0) of 1 replicas ready" in result.err
+    timer = threading.Timer(1.0, world.admin.current.clear)
+    timer.start()
+    before = world.admin.count(admin_pb2.ListRequest)
+    result = saxutil("-sax_timeout=20s", "wait", MODEL, root=world.root)
+    timer.join()
+    assert result.code == 0
+    assert result.err.splitlines() == [
+        f"{MODEL}: 1 of 1 replicas ready; 0 with the published checkpoint",
+        f"{MODEL}: 1 of 1 replicas ready",
+    ]
+    # It does not ask without a pause because one replica is ready.
+    assert world.admin.count(admin_pb2.ListRequest) - before < 10
 
 
 def test_wait_for_a_model_that_is_unpublished(server: StubServer, world: World) -> None:
