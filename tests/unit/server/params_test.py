@@ -1,6 +1,7 @@
 """Published configurations: what they say, and overrides."""
 
 import json
+import pathlib
 
 import pytest
 
@@ -253,3 +254,14 @@ def test_lengths_and_limits_follow_from_the_constants() -> None:
 def test_value_out_of_range_is_refused_by_name(key: str, value: str) -> None:
     with pytest.raises(errors.InvalidArgumentError, match=key):
         CommonServingTemplate({key: value})
+
+
+def test_guide_tells_each_constant_and_its_default() -> None:
+    text = pathlib.Path("docs/guide.md").read_text()
+    rows = text.partition("\n| Constant | Default |")[2].partition("\n\n")[0].splitlines()[2:]
+    told: dict[str, object] = {}
+    for row in rows:
+        names, default = (cell.strip() for cell in row.split("|")[1:3])
+        for name in names.split(", "):
+            told[name] = json.loads(default) if default else getattr(CommonServingTemplate, name)
+    assert told == CommonServingTemplate.constants()
