@@ -50,6 +50,8 @@ _MEASURED_STEPS = 5
 _MEASURED_S = 0.5
 # How long stop() waits for the step that runs.
 _STOP_WAIT_S = 10.0
+# gRPC cancels a call when its deadline comes, a little before we see it.
+_LATE_S = 0.1
 _REASONS = {
     grpc.StatusCode.CANCELLED: Reason.CANCELLED,
     grpc.StatusCode.DEADLINE_EXCEEDED: Reason.DEADLINE,
@@ -71,8 +73,11 @@ class Request:
         decoder: Decoder,
         on_step: Callable[[list[Hypothesis]], None] | None,
         timeline: Timeline,
+        deadline: float = math.inf,
     ) -> None:
         self.id = request_id
+        self.deadline = deadline
+        self.cancelled = -math.inf
         self.decoder = decoder
         self.on_step = on_step
         self.timeline = timeline
@@ -227,7 +232,7 @@ class Engine:
                 f"token id {outside[0]} is outside the vocabulary of {self.config.vocab_size}"
             )
         timeline = Timeline(len(prompt), generates=decoder.max_new_tokens > 0)
-        request = Request(next(self._ids), decoder, on_step, timeline)
+        request = Request(next(self._ids), decoder, on_step, timeline, deadline)
         self._requests[request.id] = request
         if isinstance(decoder, EmbedDecoder):
             self._embedders.add(request.id, decoder)
@@ -263,6 +268,7 @@ class Engine:
     def cancel(self, request: Request) -> None:
         """Gives up a request; its pages are free within one step. Does nothing if it has
         finished."""
+        request.cancelled = time.monotonic()
         self._scheduler.cancel(request.id)
 
     def finish_early(self, request: Request, sample: int) -> None:
@@ -364,7 +370,7 @@ class Engine:
         start = time.monotonic()
         plan = self._scheduler.plan(start)
         for request_id, reason in self._scheduler.take_dropped():
-            if reason == native.DropReason.EXPIRED:
+            if reason == native.DropReason.EXPIRED or self._was_late(request_id):
                 self._fail(request_id, errors.DeadlineExceededError("deadline exceeded"))
             else:
                 self._fail(request_id, errors.CancelledError("cancelled by the client"))
@@ -395,6 +401,11 @@ class Engine:
                 self._decode(int(owners[first]), plan.entry_seq[first:last], rows[first:last], now)
             first = last
         self.metrics.stepped(plan.num_tokens, plan.num_rows, start, now)
+
+    def _was_late(self, request_id: int) -> bool:
+        """Whether a request was given up because its deadline came."""
+        request = self._requests.get(request_id)
+        return request is not None and request.cancelled > request.deadline - _LATE_S
 
     def _decode(self, request_id: int, seqs: Ints, rows: Floats, now: float) -> None:
         """Hands a request its rows, which came at `now`; whatever goes wrong there concerns this
