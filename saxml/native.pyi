@@ -40,6 +40,7 @@ class DropReason(enum.Enum):
 
     CANCELLED = ...
     EXPIRED = ...
+    STUCK = ...
 
 class PagePool:
     """
@@ -154,8 +155,9 @@ class Scheduler:
 
     submit, cancel, wait, wake and the properties may be used from any thread, the rest from
     the engine's thread only. A request is started only when its rows and its worst case of
-    pages can be set aside, so a running one is never stopped for want of pages. Requests
-    start by priority, then in the order of their arrival. Full pages of keys and values are
+    pages can be set aside, so a running one is never stopped for want of pages, only for
+    one of higher priority that finds no room. Requests start by priority, then in the order
+    of their arrival. Full pages of keys and values are
     kept for prompts that begin alike, until others need them; plans must be run in order.
     """
     def __init__(
@@ -169,6 +171,7 @@ class Scheduler:
         queue_capacity: int,
         row_params: int,
         prefix_cache: bool = True,
+        max_preemptions: int = 3,
         max_queued_tokens: int | None = None,
     ) -> None:
         """
@@ -177,7 +180,8 @@ class Scheduler:
         buckets: ascending token counts that steps are padded to; the last is the most tokens of
         a step and at least max_rows, the most sequences at once. max_model_len: most tokens of
         a sequence. row_params: words that travel with each request. prefix_cache: whether pages
-        are kept for later prompts. max_queued_tokens: most prompt tokens that wait, None for any
+        are kept for later prompts. max_preemptions: how often a request is suspended at most
+        for others of higher priority. max_queued_tokens: most prompt tokens that wait, None for any
         number; a request that comes while none waits is always taken.
         """
     def advance(
@@ -222,7 +226,8 @@ class Scheduler:
         """
         Choose the next step, or None when there is nothing to do.
 
-        Drops what was cancelled or is late by `now` (time.monotonic() seconds), then takes
+        Drops what was cancelled or is late by `now` (time.monotonic() seconds), and a request
+        that is stuck, if there ever is one. Then takes
         every sequence with a pending token and fills up with prompts. It takes microseconds and
         keeps the GIL.
         """
@@ -256,8 +261,9 @@ class Scheduler:
         prompt emits `width` entries (samples 0..width-1) instead of one. targets: empty to
         generate; to score, the last len(targets) prompt tokens each emit an entry with that
         target (then width is 1, max_new_tokens 0). deadline: time.monotonic() seconds, inf for
-        none. priority: higher ones leave the queue first; lower ones wait as long as such ones
-        come. cache_salt: unsigned 64 bits; pages are shared among requests with the same one.
+        none. priority: higher ones leave the queue first, lower ones wait as long as such ones
+        come; where one finds no room, running ones of lower priority are suspended, wait in
+        their old places, and are restored later: what they emitted is not emitted again. cache_salt: unsigned 64 bits; pages are shared among requests with the same one.
         cache_read: whether pages that others computed may be used; at least the last prompt
         token, and every one with a target, is computed in any case. Raises ValueError for a
         request that could never run and for an id in use, QueueFullError when queue_capacity
@@ -288,6 +294,11 @@ class Scheduler:
         Pages that hold nothing.
         """
     @property
+    def preemptions(self) -> int:
+        """
+        How often a request was suspended for one of higher priority.
+        """
+    @property
     def prefix_hit_tokens(self) -> int:
         """
         How many of these were found and not computed again.
@@ -308,6 +319,11 @@ class Scheduler:
         Requests that were started.
         """
     @property
+    def stuck(self) -> int:
+        """
+        Requests given up because nothing could be planned: a bug if not 0.
+        """
+    @property
     def used_pages(self) -> int:
         """
         Pages that sequences use: all but the free and the cached.
@@ -320,7 +336,7 @@ class Scheduler:
     @property
     def waiting(self) -> int:
         """
-        Requests in the queue.
+        Requests that wait: in the queue, or suspended.
         """
 
 class Utf8Decoder:

@@ -125,6 +125,7 @@ lies where in `packed`.)")
 std::unique_ptr<Scheduler> MakeScheduler(int num_pages, int page_size, int max_rows,
                                          std::vector<int> buckets, int max_model_len,
                                          int queue_capacity, int row_params, bool prefix_cache,
+                                         int max_preemptions,
                                          std::optional<int64_t> max_queued_tokens) {
   return std::make_unique<Scheduler>(SchedulerConfig{
       .num_pages = num_pages,
@@ -135,6 +136,7 @@ std::unique_ptr<Scheduler> MakeScheduler(int num_pages, int page_size, int max_r
       .queue_capacity = queue_capacity,
       .row_params = row_params,
       .prefix_cache = prefix_cache,
+      .max_preemptions = max_preemptions,
       .max_queued_tokens = max_queued_tokens.value_or(std::numeric_limits<int64_t>::max()),
   });
 }
@@ -188,19 +190,21 @@ void BindScheduler(py::module_& m) {
 
 submit, cancel, wait, wake and the properties may be used from any thread, the rest from
 the engine's thread only. A request is started only when its rows and its worst case of
-pages can be set aside, so a running one is never stopped for want of pages. Requests
-start by priority, then in the order of their arrival. Full pages of keys and values are
+pages can be set aside, so a running one is never stopped for want of pages, only for
+one of higher priority that finds no room. Requests start by priority, then in the order
+of their arrival. Full pages of keys and values are
 kept for prompts that begin alike, until others need them; plans must be run in order.)")
       .def(py::init(&MakeScheduler), py::kw_only(), py::arg("num_pages"), py::arg("page_size"),
            py::arg("max_rows"), py::arg("buckets"), py::arg("max_model_len"),
            py::arg("queue_capacity"), py::arg("row_params"), py::arg("prefix_cache") = true,
-           py::arg("max_queued_tokens") = py::none(),
+           py::arg("max_preemptions") = 3, py::arg("max_queued_tokens") = py::none(),
            R"(Set the sizes; ValueError if they do not fit together.
 
 buckets: ascending token counts that steps are padded to; the last is the most tokens of
 a step and at least max_rows, the most sequences at once. max_model_len: most tokens of
 a sequence. row_params: words that travel with each request. prefix_cache: whether pages
-are kept for later prompts. max_queued_tokens: most prompt tokens that wait, None for any
+are kept for later prompts. max_preemptions: how often a request is suspended at most
+for others of higher priority. max_queued_tokens: most prompt tokens that wait, None for any
 number; a request that comes while none waits is always taken.)")
       .def("submit", &Submit, py::arg("request_id"), py::arg("prompt"), py::kw_only(),
            py::arg("width"), py::arg("fork_at_start"), py::arg("max_new_tokens"),
@@ -212,8 +216,9 @@ width: most sequences alive at once (beams or samples). fork_at_start: the finis
 prompt emits `width` entries (samples 0..width-1) instead of one. targets: empty to
 generate; to score, the last len(targets) prompt tokens each emit an entry with that
 target (then width is 1, max_new_tokens 0). deadline: time.monotonic() seconds, inf for
-none. priority: higher ones leave the queue first; lower ones wait as long as such ones
-come. cache_salt: unsigned 64 bits; pages are shared among requests with the same one.
+none. priority: higher ones leave the queue first, lower ones wait as long as such ones
+come; where one finds no room, running ones of lower priority are suspended, wait in
+their old places, and are restored later: what they emitted is not emitted again. cache_salt: unsigned 64 bits; pages are shared among requests with the same one.
 cache_read: whether pages that others computed may be used; at least the last prompt
 token, and every one with a target, is computed in any case. Raises ValueError for a
 request that could never run and for an id in use, QueueFullError when queue_capacity
@@ -225,7 +230,8 @@ requests or max_queued_tokens wait.)")
 
 True as soon as a request waits, runs or is to be dropped, or wake() was called.)")
       .def("wake", &Scheduler::Wake, "Have one wait() return True. Any thread.")
-      .def_property_readonly("waiting", &Scheduler::waiting, "Requests in the queue.")
+      .def_property_readonly("waiting", &Scheduler::waiting,
+                             "Requests that wait: in the queue, or suspended.")
       .def_property_readonly("running", &Scheduler::running, "Requests that were started.")
       .def_property_readonly("queued_tokens", &Scheduler::queued_tokens,
                              "Prompt tokens of the requests in the queue.")
@@ -242,6 +248,10 @@ True as soon as a request waits, runs or is to be dropped, or wake() was called.
                              "Tokens of all prompts that were looked up in the prefix cache.")
       .def_property_readonly("prefix_hit_tokens", &Scheduler::prefix_hit_tokens,
                              "How many of these were found and not computed again.")
+      .def_property_readonly("preemptions", &Scheduler::preemptions,
+                             "How often a request was suspended for one of higher priority.")
+      .def_property_readonly("stuck", &Scheduler::stuck,
+                             "Requests given up because nothing could be planned: a bug if not 0.")
       .def("packed_offsets", &PackedOffsets, py::arg("bucket"),
            R"(Give (offset, length) of each section of StepPlan.packed in a bucket, in order.
 
@@ -253,7 +263,8 @@ entry_position[R], entry_params[R * W].)")
       .def("plan", &Plan, py::arg("now"),
            R"(Choose the next step, or None when there is nothing to do.
 
-Drops what was cancelled or is late by `now` (time.monotonic() seconds), then takes
+Drops what was cancelled or is late by `now` (time.monotonic() seconds), and a request
+that is stuck, if there ever is one. Then takes
 every sequence with a pending token and fills up with prompts. It takes microseconds and
 keeps the GIL.)")
       .def("take_dropped", &TakeDropped,
@@ -334,6 +345,7 @@ PYBIND11_MODULE(native, m) {
   py::native_enum<DropReason>(m, "DropReason", "enum.Enum", "Why plan() gave a request up.")
       .value("CANCELLED", DropReason::kCancelled)
       .value("EXPIRED", DropReason::kExpired)
+      .value("STUCK", DropReason::kStuck)
       .finalize();
   BindPagePool(m);
   BindStepPlan(m);

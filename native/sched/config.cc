@@ -20,6 +20,10 @@ SchedulerConfig CheckedConfig(SchedulerConfig config) {
     throw std::invalid_argument(
         StrCat("row_params is ", config.row_params, "; it must not be negative"));
   }
+  if (config.max_preemptions < 0) {
+    throw std::invalid_argument(StrCat("max_preemptions is ", config.max_preemptions,
+                                       "; it must not be negative, 0 is none"));
+  }
   if (config.buckets.empty()) {
     throw std::invalid_argument("buckets is empty; give at least one token count of a step");
   }

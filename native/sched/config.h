@@ -24,6 +24,7 @@ struct SchedulerConfig {
   int queue_capacity;
   int row_params;  // words of Request::row_params
   bool prefix_cache = true;
+  int max_preemptions = 3;  // of one request; then it runs to its end
   int64_t max_queued_tokens = std::numeric_limits<int64_t>::max();  // see RequestQueue
 };
 

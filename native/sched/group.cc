@@ -41,7 +41,7 @@ Chunk Group::NextChunk(int tokens, int entries) const {
   const int prompt = static_cast<int>(request_.prompt.size());
   int end = std::min(prompt, begin + tokens);
   if (scored()) {
-    const int first = std::max(begin, first_entry());
+    const int first = std::max({begin, first_entry(), scored_tokens_});
     end = std::min(end, first + entries);
     return {end - begin, std::max(0, end - first)};
   }
@@ -73,6 +73,82 @@ void Group::EnterPages(PrefixIndex* index) {
   }
 }
 
+std::span<const int32_t> Group::Beginning() {
+  if (phase_ != Phase::kRestore) return request_.prompt;
+  const Sequence& first = sequences_[0];
+  history_.assign(request_.prompt.begin(), request_.prompt.end());
+  history_.insert(history_.end(), first.tokens.begin(), first.tokens.end() - 1);
+  return history_;
+}
+
+int Group::most_shared_pages() const {
+  const int last = phase_ == Phase::kRestore ? WithoutPending(sequences_[0]) - 1
+                                             : std::max(first_entry(), scored_tokens_);
+  return last / page_size_;
+}
+
+int Group::CommonTokens(const Sequence& a, const Sequence& b) const {
+  const auto parted = std::ranges::mismatch(a.tokens, b.tokens).in1;
+  return static_cast<int>(request_.prompt.size() + (parted - a.tokens.begin()));
+}
+
+bool Group::StartRestore(int seq, const PrefixIndex* index) {
+  Sequence& sequence = sequences_[seq];
+  if (seq == 0 || sequence.table.length() > 0) return true;
+  const int most = WithoutPending(sequence) / page_size_;
+  int shared = -1;
+  const Sequence* like = nullptr;
+  for (const Sequence& earlier : std::span(sequences_).first(seq)) {
+    const int common = std::min(CommonTokens(sequence, earlier), WithoutPending(earlier));
+    const int pages = std::min(common / page_size_, most);
+    if (pages <= shared) continue;
+    shared = pages;
+    like = &earlier;
+  }
+  if (like->table.full_pages() < shared) return false;
+  std::span<const int32_t> pages = like->table.pages().first(shared);
+  if (index != nullptr && request_.cache_read && shared < most) {
+    history_.assign(request_.prompt.begin(), request_.prompt.end());
+    history_.insert(history_.end(), sequence.tokens.begin(), sequence.tokens.end());
+    index->Match(history_, request_.cache_salt, most, &found_);
+    // What is shared is in the index, so more begins with the same pages.
+    if (found_.size() > pages.size()) pages = found_;
+  }
+  sequence.table.Share(pages);
+  sequence.entered = static_cast<int>(pages.size());
+  return true;
+}
+
+void Group::Restored() {
+  for (size_t seq = 0; seq < sequences_.size(); ++seq) {
+    if (missing(static_cast<int>(seq)) > 0) return;
+  }
+  phase_ = Phase::kDecode;
+}
+
+void Group::Suspend() {
+  if (phase_ == Phase::kAwaiting) {
+    throw std::logic_error(
+        StrCat("request ", request_.id, " awaits tokens and cannot be suspended"));
+  }
+  if (phase_ == Phase::kPrefill) scored_tokens_ = std::max(scored_tokens_, prefilled());
+  if (phase_ == Phase::kDecode) phase_ = Phase::kRestore;
+  for (Sequence& sequence : sequences_) {
+    sequence.table.Trim(0);
+    sequence.entered = 0;
+  }
+  held_ = 0;
+  unfilled_ = 0;
+  ++suspensions_;
+}
+
+void Group::Resume(std::span<const int32_t> prefix) {
+  sequences_[0].table.Share(prefix);
+  sequences_[0].entered = static_cast<int>(prefix.size());
+  // Pages of generated tokens may end with their sequence: they are not held for good.
+  held_ = static_cast<int>(std::min(prefix.size(), request_.prompt.size() / page_size_));
+}
+
 void Group::CountUnfilled() {
   unfilled_ = 0;
   for (size_t i = 0; i < sequences_.size(); ++i) {
@@ -82,7 +158,7 @@ void Group::CountUnfilled() {
     const bool counted =
         pool_->RefCount(page) > 1 &&
         std::ranges::any_of(std::span(sequences_).first(i), [page](const Sequence& earlier) {
-          return earlier.table.pages().back() == page;
+          return earlier.table.length() > 0 && earlier.table.pages().back() == page;
         });
     if (!counted) unfilled_ += page_size_ - filled;
   }

@@ -1,6 +1,7 @@
 // Group is a request that runs: its sequences (beams or samples) and how far they are. It begins
 // with one sequence that takes in the prompt in chunks; then whoever samples replaces the
-// sequences, step by step, until it finishes the request.
+// sequences, step by step, until it finishes the request. It may be suspended, when all its pages
+// go, and resumed, when what they held is computed again; nothing else is done twice.
 //
 //   Group group(std::move(request), &pool, /*prefix=*/{});
 //   Chunk chunk = group.NextChunk(/*tokens=*/512, /*entries=*/8);  // what fits into a step
@@ -8,6 +9,8 @@
 //   group.Emitted();                              // the prompt is in and its entries are out
 //   group.EnterPages(&index);                     // others may begin with its full pages
 //   group.Advance({0, 0}, {17, 23});              // two beams continue the prompt
+//   group.Suspend();
+//   group.Resume(/*prefix=*/{});                  // see kRestore
 #ifndef NATIVE_SCHED_GROUP_H_
 #define NATIVE_SCHED_GROUP_H_
 
@@ -47,6 +50,7 @@ class Group {
  public:
   enum class Phase {
     kPrefill,   // prompt tokens are left
+    kRestore,   // resumed; sequences lack tokens before the pending one
     kDecode,    // every sequence has a pending token
     kAwaiting,  // entries are out; Advance() or the end comes next
   };
@@ -66,6 +70,8 @@ class Group {
   std::span<const Sequence> sequences() const { return sequences_; }
 
   bool scored() const { return !request_.targets.empty(); }
+  // How often it was suspended.
+  int suspensions() const { return suspensions_; }
   // Prompt tokens that the pages hold.
   int prefilled() const { return sequences_[0].table.length(); }
   int first_entry() const { return FirstEntry(request_); }
@@ -73,6 +79,28 @@ class Group {
   // The longest piece of prompt that fits into so many tokens and entries. Scoring is cut so that
   // its entries fit; a prompt whose end would emit too many entries waits as a whole.
   Chunk NextChunk(int tokens, int entries) const;
+
+  // The tokens that the first sequence computes next after Suspend(), from the very first, and how
+  // many of their pages others may have computed: at least one token is left to do.
+  std::span<const int32_t> Beginning();
+  int most_shared_pages() const;
+
+  // Tokens that a sequence lacks to decode, or to start with, for kRestore.
+  int missing(int seq) const {
+    const Sequence& sequence = sequences_[seq];
+    return WithoutPending(sequence) - sequence.table.length();
+  }
+  // Starts a sequence that is to be restored, unless it has started: on the pages that it has in
+  // common with an earlier one of the group, or on more of `index` (nullptr: none). False: that
+  // other one has not come to the end of these pages yet.
+  bool StartRestore(int seq, const PrefixIndex* index);
+  // Token `position` of a sequence, the prompt's included.
+  int32_t token(const Sequence& sequence, int position) const {
+    const int prompt = static_cast<int>(request_.prompt.size());
+    return position < prompt ? request_.prompt[position] : sequence.tokens[position - prompt];
+  }
+  // Once all sequences are restored, they decode.
+  void Restored();
 
   // Enters the full pages that are not in `index` yet; a page that the index has already, by
   // another's work, takes the place of the own one. All that was planned must come before anything
@@ -86,6 +114,11 @@ class Group {
   // Entries were emitted that the group must wait for.
   void Emitted() { phase_ = Phase::kAwaiting; }
 
+  // Gives all pages back. Not for a group that awaits tokens.
+  void Suspend();
+  // Goes on after Suspend(); `prefix`: pages that hold the start of Beginning().
+  void Resume(std::span<const int32_t> prefix);
+
   // Child j continues sequence parents[j] with tokens[j] and becomes sequence j; the others end.
   // Its entries carry samples[j], which stays with a sample when others end; without samples, j.
   // Throws std::invalid_argument, and changes nothing, when nothing is awaited, sizes differ or are
@@ -95,6 +128,11 @@ class Group {
 
  private:
   std::span<const int32_t> PageTokens(const Sequence& sequence, int index);
+  // The length that a sequence has when its pending token comes next.
+  int WithoutPending(const Sequence& sequence) const {
+    return static_cast<int>(request_.prompt.size() + sequence.tokens.size()) - 1;
+  }
+  int CommonTokens(const Sequence& a, const Sequence& b) const;
   void CheckAdvance(std::span<const int32_t> parents, std::span<const int32_t> tokens,
                     std::span<const int32_t> samples) const;
 
@@ -102,14 +140,18 @@ class Group {
   const int page_size_;
   PagePool* const pool_;
   const int64_t worst_case_;  // pages
-  const int held_;            // pages from the prefix index that all sequences begin with
+  int held_;                  // pages from the prefix index that all sequences begin with
   int unfilled_ = 0;
-  int generated_ = 0;  // tokens added by Advance to each sequence
+  int generated_ = 0;      // tokens added by Advance to each sequence
+  int scored_tokens_ = 0;  // before the last Suspend(): their entries are out
+  int suspensions_ = 0;
   Phase phase_ = Phase::kPrefill;
   std::vector<Sequence> sequences_;
-  std::vector<Sequence> next_;  // scratch of Advance
-  std::vector<int> uses_;       // scratch of Advance
-  std::vector<int32_t> page_;   // scratch of EnterPages
+  std::vector<Sequence> next_;    // scratch of Advance
+  std::vector<int> uses_;         // scratch of Advance
+  std::vector<int32_t> page_;     // scratch of EnterPages
+  std::vector<int32_t> history_;  // scratch of Beginning and StartRestore
+  std::vector<int32_t> found_;    // scratch of StartRestore
 };
 
 }  // namespace sax

@@ -16,6 +16,7 @@ void PlanWriter::Add(const Row& row) {
   num_tokens_ += row.tokens;
   ++num_rows_;
   num_decode_rows_ += decode;
+  if (group.phase() == Group::Phase::kRestore) return group.Restored();
   const bool last = decode ? row.seq + 1 == static_cast<int>(group.sequences().size())
                            : group.prefilled() == static_cast<int>(group.request().prompt.size());
   if (last) group.Emitted();
@@ -34,7 +35,7 @@ void PlanWriter::AddTokens(const Row& row, Sequence& sequence) {
   if (row.group->phase() == Group::Phase::kDecode) {
     tokens[0] = sequence.pending;
   } else {
-    std::copy_n(row.group->request().prompt.data() + begin, row.tokens, tokens);
+    for (int i = 0; i < row.tokens; ++i) tokens[i] = row.group->token(sequence, begin + i);
   }
   int32_t* const positions = plan[Section::kPositions].data() + num_tokens_;
   std::iota(positions, positions + row.tokens, begin);
@@ -49,6 +50,7 @@ void PlanWriter::AddTokens(const Row& row, Sequence& sequence) {
 void PlanWriter::AddEntries(const Row& row) {
   const Group& group = *row.group;
   const int last = num_tokens_ + row.tokens - 1;
+  if (group.phase() == Group::Phase::kRestore) return;
   if (group.phase() == Group::Phase::kDecode) {
     AddEntry(row, last, -1, group.sequences()[row.seq].sample);
   } else if (group.scored()) {

@@ -13,7 +13,8 @@
 
 namespace sax {
 
-// What one sequence does in a step: `tokens` prompt tokens, or its pending one.
+// What one sequence does in a step: `tokens` prompt tokens, or tokens to restore, or its pending
+// one.
 struct Row {
   Group* group;
   int seq;

@@ -26,16 +26,24 @@ struct Request {
   // Words that travel with every entry of this request; the scheduler does not look at them.
   std::vector<int32_t> row_params = {};
   double deadline = std::numeric_limits<double>::infinity();
-  // Higher ones leave the queue first.
+  // Higher ones leave the queue first, and running ones make way for them.
   int priority = 0;
   // Pages are shared only among requests with the same salt.
   uint64_t cache_salt = 0;
   // Whether pages that others computed may be used. Its own are entered for others in any case.
   bool cache_read = true;
+  // Its number in the order of arrival; the queue sets it.
+  int64_t arrival = 0;
 };
 
-// Why the scheduler gave a request up.
-enum class DropReason { kCancelled, kExpired };
+// Whether `a` is served before `b`.
+inline bool Precedes(const Request& a, const Request& b) {
+  return a.priority != b.priority ? a.priority > b.priority : a.arrival < b.arrival;
+}
+
+// Why the scheduler gave a request up. kStuck: nothing could be planned for it or anything else,
+// which is a bug.
+enum class DropReason { kCancelled, kExpired, kStuck };
 
 struct Dropped {
   int64_t id;

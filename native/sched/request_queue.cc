@@ -45,7 +45,8 @@ void RequestQueue::Push(Request request) {
     CheckRoom(request);
     first_deadline_ = std::min(first_deadline_, request.deadline);
     tokens_.fetch_add(request.prompt.size(), std::memory_order_relaxed);
-    const auto place = std::pair(-int64_t{request.priority}, arrivals_++);
+    request.arrival = arrivals_++;
+    const auto place = std::pair(-int64_t{request.priority}, request.arrival);
     known_[id].waiting = waiting_.emplace(place, std::move(request)).first;
     size_.store(static_cast<int>(waiting_.size()), std::memory_order_relaxed);
   }

@@ -47,6 +47,7 @@ std::unique_ptr<StepPlan> Scheduler::Plan(double now) {
   if (index_) {
     for (const auto& group : running_) group->EnterPages(&*index_);
   }
+  for (const auto& group : running_) StartRestore(group.get());
   rows_.clear();
   Budget all{config_.buckets.back(), config_.max_rows};
   Budget left = all;
@@ -66,6 +67,7 @@ std::unique_ptr<StepPlan> Scheduler::Plan(double now) {
       counted = row.group;
     }
   }
+  WatchProgress(plan != nullptr);
   Publish();
   return plan;
 }
@@ -86,6 +88,12 @@ void Scheduler::DropDead(double now) {
     dropped_.push_back({request.id, DropReason::kExpired});
     Release(request.id);  // the next one moves to place i
   }
+  for (auto next = suspended_.begin(); next != suspended_.end();) {
+    const Request& request = (next++)->second->request();
+    if (request.deadline > now) continue;
+    dropped_.push_back({request.id, DropReason::kExpired});
+    Release(request.id);
+  }
 }
 
 // Fits always: the widths of running requests add up to max_rows at most.
@@ -101,24 +109,74 @@ void Scheduler::ChooseDecodeRows(Budget* left) {
 
 void Scheduler::ChoosePrefillRows(Budget* left) {
   for (const auto& group : running_) {
-    if (left->tokens == 0) return;
-    if (group->phase() == Group::Phase::kPrefill) ChooseChunk(group.get(), left);
+    if (left->tokens == 0) break;
+    ChoosePieces(group.get(), left);
   }
-  while (left->tokens > 0) {
-    const Request* next = queue_.Front();
-    if (next == nullptr || !FindPrefix(*next)) return;
-    const int64_t worst_case = WorstCasePages(*next, config_.page_size);
-    if (!reservation_.Fits({next->width, worst_case, prefix_})) return;
-    ChooseChunk(Admit(next->id), left);
+  StartRequests(left);
+}
+
+void Scheduler::StartRequests(Budget* left) {
+  for (Head head = NextHead();; head = NextHead()) {
+    head_waits_ = head.request != nullptr;
+    if (!head_waits_) return;
+    const Request& request = *head.request;
+    const bool preempts = std::ranges::any_of(
+        running_, [&](const auto& group) { return MayPreempt(*group, request); });
+    if (left->tokens == 0 && !preempts) return;
+    if (!FindPrefix(head)) return;
+    // Pages of generated tokens are not held for good; see Group::Resume.
+    const size_t held = std::min(prefix_.size(), request.prompt.size() / config_.page_size);
+    const Claim claim = {request.width, WorstCasePages(request, config_.page_size),
+                         std::span(prefix_).first(held)};
+    if (reservation_.Fits(claim)) {
+      if (left->tokens == 0) return;
+    } else if (!MakeRoom(request, claim, left)) {
+      return;
+    }
+    ChoosePieces(Start(head), left);
   }
 }
 
-void Scheduler::ChooseChunk(Group* group, Budget* left) {
+void Scheduler::ChoosePieces(Group* group, Budget* left) {
+  if (group->phase() == Group::Phase::kRestore) ChooseRestoreRows(group, left);
+  if (group->phase() != Group::Phase::kPrefill) return;
   const Chunk chunk = group->NextChunk(left->tokens, left->entries);
   if (chunk.tokens == 0) return;
   rows_.push_back({group, 0, chunk.tokens, chunk.entries});
   left->tokens -= chunk.tokens;
   left->entries -= chunk.entries;
+}
+
+// Starts the sequences that need not wait for others of their group. They may have nothing left to
+// do: then all decode in this step.
+void Scheduler::StartRestore(Group* group) {
+  if (group->phase() != Group::Phase::kRestore) return;
+  const int sequences = static_cast<int>(group->sequences().size());
+  for (int seq = 1; seq < sequences; ++seq) {
+    if (!group->StartRestore(seq, index_ ? &*index_ : nullptr)) return;
+  }
+  group->Restored();
+}
+
+// Sequence after sequence. At least one gets tokens, if any are left: those before the first that
+// is not complete are, and so it need not wait for them.
+void Scheduler::ChooseRestoreRows(Group* group, Budget* left) {
+  const int sequences = static_cast<int>(group->sequences().size());
+  for (int seq = 0; seq < sequences && left->tokens > 0; ++seq) {
+    if (!group->StartRestore(seq, index_ ? &*index_ : nullptr)) return;
+    const int tokens = std::min(group->missing(seq), left->tokens);
+    if (tokens == 0) continue;
+    rows_.push_back({group, seq, tokens, 0});
+    left->tokens -= tokens;
+  }
+}
+
+Scheduler::Head Scheduler::NextHead() const {
+  const Request* waiting = queue_.Front();
+  if (suspended_.empty()) return {waiting, nullptr};
+  Group* first = suspended_.begin()->second.get();
+  if (waiting != nullptr && Precedes(*waiting, first->request())) return {waiting, nullptr};
+  return {&first->request(), first};
 }
 
 // Puts into prefix_ the pages that hold the beginning of a prompt, up to the first token whose
@@ -134,31 +192,45 @@ void Scheduler::ChooseChunk(Group* group, Budget* left) {
 // await their tokens, which others may be slow to bring, are not waited for. And little is lost:
 // the head is looked at only when the prefills before it have left tokens of the step's budget,
 // that is when they end in this step or emit all entries there are.
-bool Scheduler::FindPrefix(const Request& request) {
+bool Scheduler::FindPrefix(const Head& head) {
   prefix_.clear();
+  const Request& request = *head.request;
   if (!index_ || !request.cache_read) return true;
-  const int most = FirstEntry(request) / config_.page_size;
-  index_->Match(request.prompt, request.cache_salt, most, &prefix_);
+  std::span<const int32_t> tokens = request.prompt;
+  int most = FirstEntry(request) / config_.page_size;
+  if (head.suspended != nullptr) {
+    tokens = head.suspended->Beginning();
+    most = head.suspended->most_shared_pages();
+  }
+  index_->Match(tokens, request.cache_salt, most, &prefix_);
   const int found = static_cast<int>(prefix_.size());
   if (found == most) return true;
   return std::ranges::none_of(running_, [&](const auto& group) {
-    if (group->phase() != Group::Phase::kPrefill) return false;
+    if (group->phase() != Group::Phase::kPrefill && group->phase() != Group::Phase::kRestore) {
+      return false;
+    }
     const Request& other = group->request();
     if (other.cache_salt != request.cache_salt) return false;
     const size_t wanted = static_cast<size_t>(found + 1) * config_.page_size;
     return other.prompt.size() >= wanted &&
-           std::equal(request.prompt.begin(), request.prompt.begin() + wanted,
-                      other.prompt.begin());
+           std::equal(tokens.begin(), tokens.begin() + wanted, other.prompt.begin());
   });
 }
 
-Group* Scheduler::Admit(int64_t id) {
-  running_.push_back(std::make_unique<Group>(queue_.Pop(id), &pool_, prefix_));
-  Group* group = running_.back().get();
-  if (index_ && group->request().cache_read) {
-    queried_.fetch_add(group->request().prompt.size(), std::memory_order_relaxed);
-    hits_.fetch_add(group->prefilled(), std::memory_order_relaxed);
+// On the pages that FindPrefix() found.
+Group* Scheduler::Start(const Head& head) {
+  if (head.suspended != nullptr) {
+    running_.push_back(std::move(suspended_.extract(suspended_.begin()).mapped()));
+    running_.back()->Resume(prefix_);
+  } else {
+    running_.push_back(std::make_unique<Group>(queue_.Pop(head.request->id), &pool_, prefix_));
+    const Group& group = *running_.back();
+    if (index_ && group.request().cache_read) {
+      queried_.fetch_add(group.request().prompt.size(), std::memory_order_relaxed);
+      hits_.fetch_add(group.prefilled(), std::memory_order_relaxed);
+    }
   }
+  Group* group = running_.back().get();
   by_id_[group->request().id] = group;
   reservation_.Add(group->claim());
   return group;
@@ -201,14 +273,24 @@ void Scheduler::Finish(int64_t id) {
 
 void Scheduler::Release(int64_t id) {
   queue_.Forget(id);
-  const auto found = by_id_.find(id);
-  if (found == by_id_.end()) return;
-  Group* group = found->second;
-  if (index_) group->EnterPages(&*index_);
-  reservation_.Remove(group->claim());
+  if (const auto found = by_id_.find(id); found != by_id_.end()) {
+    Group* group = found->second;
+    if (index_) group->EnterPages(&*index_);
+    reservation_.Remove(group->claim());
+    TakeRunning(group);
+    return;
+  }
+  std::erase_if(suspended_, [id](const auto& place) { return place.second->request().id == id; });
+}
+
+// Its claim is the caller's to remove.
+std::unique_ptr<Group> Scheduler::TakeRunning(Group* group) {
   unfilled_.fetch_sub(group->unfilled(), std::memory_order_relaxed);
-  by_id_.erase(found);
-  std::erase_if(running_, [group](const auto& owned) { return owned.get() == group; });
+  by_id_.erase(group->request().id);
+  const auto place = std::ranges::find(running_, group, &std::unique_ptr<Group>::get);
+  std::unique_ptr<Group> taken = std::move(*place);
+  running_.erase(place);
+  return taken;
 }
 
 void Scheduler::CountUnfilled(Group* group) {
@@ -218,11 +300,10 @@ void Scheduler::CountUnfilled(Group* group) {
 }
 
 void Scheduler::Publish() {
-  const int running = static_cast<int>(running_.size());
-  if (running != num_running_.load(std::memory_order_relaxed)) {
-    num_running_.store(running, std::memory_order_relaxed);
-    queue_.SetBusy(running > 0);
-  }
+  num_running_.store(static_cast<int>(running_.size()), std::memory_order_relaxed);
+  num_suspended_.store(static_cast<int>(suspended_.size()), std::memory_order_relaxed);
+  const bool busy = !running_.empty() || !suspended_.empty();
+  if (busy != busy_) queue_.SetBusy(busy_ = busy);
   pages_.store({pool_.free_pages(), pool_.cached_pages()}, std::memory_order_relaxed);
 }
 

@@ -1,7 +1,9 @@
 // Scheduler decides what the device does next: which sequences decode, which pieces of which
 // prompts join them, on which pages. It serves requests by priority and then in the order in which
 // they came, and starts one only when it can finish in any case. What others computed of a prompt
-// is not computed again.
+// is not computed again. One of a higher priority that finds no room has running ones of lower
+// priority suspended: these give their pages back, wait in their old places, and are restored
+// later.
 //
 //   Scheduler scheduler(config);
 //   scheduler.Submit(std::move(request));                   // any thread
@@ -14,6 +16,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -47,7 +50,8 @@ class Scheduler {
   // See RequestQueue::Wait; running requests are work.
   bool Wait(double timeout) { return queue_.Wait(timeout); }
   void Wake() { queue_.Wake(); }
-  int waiting() const { return queue_.size(); }
+  // Requests that wait, those that were suspended included, and the prompt tokens of the others.
+  int waiting() const { return queue_.size() + num_suspended_.load(std::memory_order_relaxed); }
   int64_t queued_tokens() const { return queue_.tokens(); }
   int running() const { return num_running_.load(std::memory_order_relaxed); }
   // Pages that hold nothing; that no sequence uses, kept for prompts that begin alike and taken
@@ -68,6 +72,11 @@ class Scheduler {
   int64_t prefix_queried_tokens() const { return queried_.load(std::memory_order_relaxed); }
   int64_t prefix_hit_tokens() const { return hits_.load(std::memory_order_relaxed); }
 
+  // How often a request was suspended, since the start.
+  int64_t preemptions() const { return preemptions_.load(std::memory_order_relaxed); }
+  // Requests given up because nothing could be planned; more than none is a bug.
+  int64_t stuck() const { return stuck_.load(std::memory_order_relaxed); }
+
   const SchedulerConfig& config() const { return config_; }
   // Where things lie in the plans of a bucket. Throws std::invalid_argument for another number.
   const PackedLayout& Layout(int bucket) const;
@@ -80,7 +89,7 @@ class Scheduler {
   // Steps must be run in the order in which they were planned: later ones read pages that earlier
   // ones write.
   std::unique_ptr<StepPlan> Plan(double now);
-  // Requests that Plan() released since the last call, because they were cancelled or expired.
+  // Requests that Plan() released since the last call, and why.
   std::vector<Dropped> TakeDropped();
   // See Group::Advance. Throws std::invalid_argument also for an id that does not run.
   void Advance(int64_t id, std::span<const int32_t> parents, std::span<const int32_t> tokens,
@@ -91,9 +100,16 @@ class Scheduler {
   void CheckIntegrity() const;
 
  private:
+  friend class SchedulerPeer;  // breaks things in tests
+
   struct Budget {
     int tokens;
     int entries;
+  };
+  // The request to start next.
+  struct Head {
+    const Request* request;  // nullptr: none waits
+    Group* suspended;        // its group, if it has run before
   };
   struct Pages {
     int32_t free;
@@ -103,9 +119,18 @@ class Scheduler {
   void DropDead(double now);
   void ChooseDecodeRows(Budget* left);
   void ChoosePrefillRows(Budget* left);
-  void ChooseChunk(Group* group, Budget* left);
-  bool FindPrefix(const Request& request);
-  Group* Admit(int64_t id);
+  void StartRequests(Budget* left);
+  void ChoosePieces(Group* group, Budget* left);
+  void StartRestore(Group* group);
+  void ChooseRestoreRows(Group* group, Budget* left);
+  Head NextHead() const;
+  bool FindPrefix(const Head& head);
+  Group* Start(const Head& head);
+  bool MayPreempt(const Group& group, const Request& head) const;
+  bool MakeRoom(const Request& head, const Claim& claim, Budget* left);
+  void Preempt(Group* group, Budget* left);
+  std::unique_ptr<Group> TakeRunning(Group* group);
+  void WatchProgress(bool planned);
   const PackedLayout& SmallestLayout(const Budget& used) const;
   void Release(int64_t id);
   void CountUnfilled(Group* group);
@@ -121,16 +146,25 @@ class Scheduler {
   std::optional<PrefixIndex> index_;
   std::vector<std::unique_ptr<Group>> running_;  // in order of start
   std::unordered_map<int64_t, Group*> by_id_;    // the same ones
-  Reservation reservation_;                      // of the same ones
+  // Those that were preempted, in the order of Precedes(): by falling priority, rising arrival.
+  std::map<std::pair<int64_t, int64_t>, std::unique_ptr<Group>> suspended_;
+  Reservation reservation_;  // of the same ones
   std::vector<Dropped> dropped_;
   std::vector<Row> rows_;             // scratch of Plan
   std::vector<int64_t> cancelled_;    // scratch of Plan
   std::vector<int32_t> prefix_;       // scratch of Plan: what FindPrefix found
+  std::vector<Group*> victims_;       // scratch of MakeRoom
+  bool busy_ = false;                 // what the queue was told
+  bool head_waits_ = false;           // whether the last Plan() left a request waiting
+  int empty_plans_ = 0;               // in a row, though there was work
   std::atomic<int> num_running_ = 0;  // for other threads
+  std::atomic<int> num_suspended_ = 0;
   std::atomic<Pages> pages_ = Pages{0, 0};
   std::atomic<int64_t> unfilled_ = 0;
   std::atomic<int64_t> queried_ = 0;
   std::atomic<int64_t> hits_ = 0;
+  std::atomic<int64_t> preemptions_ = 0;
+  std::atomic<int64_t> stuck_ = 0;
 };
 
 }  // namespace sax

@@ -36,6 +36,19 @@ void Scheduler::CheckIntegrity() const {
   }
   Require(by_id_.size() == running_.size(), "ids of running requests: ", by_id_.size(),
           ", running: ", running_.size());
+  const Request* before = nullptr;
+  for (const auto& [place, group] : suspended_) {
+    const Request& request = group->request();
+    Require(before == nullptr || Precedes(*before, request), "request ", request.id,
+            " is suspended in the wrong place");
+    before = &request;
+    for (const Sequence& sequence : group->sequences()) {
+      Require(sequence.table.length() == 0, "request ", request.id,
+              " is suspended and has pages for ", sequence.table.length(), " tokens");
+    }
+  }
+  Require(waiting() == queue_.size() + static_cast<int>(suspended_.size()),
+          "suspended requests: ", suspended_.size(), ", counted: ", waiting() - queue_.size());
   Require(free_pages() == pool_.free_pages() && cached_pages() == pool_.cached_pages(),
           "pages published: ", free_pages(), " free, ", cached_pages(),
           " cached; in the pool: ", pool_.free_pages(), " and ", pool_.cached_pages());
@@ -53,6 +66,7 @@ void Scheduler::CheckGroup(const Group& group) const {
     Require(static_cast<int>(pages.size()) == (length + size - 1) / size, "request ", id, ": ",
             pages.size(), " pages for a sequence of ", length, " tokens");
     own.insert(pages.begin(), pages.end());
+    if (group.phase() == Group::Phase::kRestore && length == 0) continue;
     Require(std::ranges::equal(pages.first(claim.held.size()), claim.held), "request ", id,
             ": a sequence does not begin with the ", claim.held.size(), " pages it holds");
     if (length % size != 0 && unfilled_pages.insert(pages.back()).second) {

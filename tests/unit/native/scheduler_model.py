@@ -16,8 +16,9 @@ class Page:
 
 class Phase(enum.Enum):
     PREFILL = 1
-    DECODE = 2
-    AWAITING = 3
+    RESTORE = 2
+    DECODE = 3
+    AWAITING = 4
 
 
 @dataclasses.dataclass
@@ -33,6 +34,11 @@ class Request:
     priority: int = 0
     cache_salt: int = 0
     cache_read: bool = True
+    arrival: int = 0
+
+    def place(self) -> tuple[int, int]:
+        """Where it stands in the order of service."""
+        return -self.priority, self.arrival
 
 
 @dataclasses.dataclass
@@ -41,6 +47,7 @@ class Beam:
     pages: list[Page]
     pending: int = 0
     entered: int = 0
+    lost: list[int] = dataclasses.field(default_factory=list)  # to compute again before `pending`
 
 
 @dataclasses.dataclass
@@ -50,6 +57,8 @@ class Run:
     held: list[Page]  # from the prefix cache at the start; counted once however many hold them
     phase: Phase = Phase.PREFILL
     advances: int = 0
+    suspensions: int = 0
+    scored: int = 0  # tokens of the prompt whose entries are out
 
 
 @dataclasses.dataclass
@@ -61,6 +70,16 @@ class Entry:
     sample: int
     position: int
     params: list[int]
+
+
+@dataclasses.dataclass
+class Row:
+    """What a beam will do in a step; entries count `token` from the row's first."""
+
+    run: Run
+    seq: int
+    tokens: list[int]
+    entries: list[Entry]
 
 
 @dataclasses.dataclass
@@ -90,15 +109,19 @@ class Model:
     queue_capacity: int
     row_params: int
     prefix_cache: bool = True
+    max_preemptions: int = 3
     max_queued_tokens: int | None = None
     waiting: list[Request] = dataclasses.field(default_factory=list)
     running: list[Run] = dataclasses.field(default_factory=list)
+    suspended: list[Run] = dataclasses.field(default_factory=list)
     cancels: list[int] = dataclasses.field(default_factory=list)
     # (salt, all tokens up to the end of the page) -> page
     index: dict[tuple[int, tuple[int, ...]], Page] = dataclasses.field(default_factory=dict)
     idle: list[Page] = dataclasses.field(default_factory=list)  # of the index, unused; oldest first
     queried: int = 0
     hits: int = 0
+    arrivals: int = 0
+    preemptions: int = 0
 
     def worst_case(self, request: Request) -> int:
         total = math.ceil((len(request.prompt) + request.max_new_tokens) / self.page_size)
@@ -119,7 +142,7 @@ class Model:
         return next((r for r in self.running if r.request.id == request_id), None)
 
     def known(self, request_id: int) -> Request | None:
-        everything = [*self.waiting, *(r.request for r in self.running)]
+        everything = [*self.waiting, *(r.request for r in self.running + self.suspended)]
         return next((r for r in everything if r.id == request_id), None)
 
     def queued_tokens(self) -> int:
@@ -133,8 +156,10 @@ class Model:
         return self.queued_tokens() + len(request.prompt) <= self.max_queued_tokens
 
     def submit(self, request: Request) -> None:
+        request.arrival = self.arrivals
+        self.arrivals += 1
         self.waiting.append(request)
-        self.waiting.sort(key=lambda r: -r.priority)
+        self.waiting.sort(key=Request.place)
 
     def cancel(self, request_id: int) -> None:
         if self.known(request_id) and request_id not in self.cancels:
@@ -142,6 +167,7 @@ class Model:
 
     def release(self, request_id: int) -> None:
         self.waiting = [r for r in self.waiting if r.id != request_id]
+        self.suspended = [r for r in self.suspended if r.request.id != request_id]
         self.cancels = [i for i in self.cancels if i != request_id]
         if run := self.find(request_id):
             self._enter(run)
@@ -192,22 +218,32 @@ class Model:
                 beam.pages[beam.entered - 1] = page
                 self.idle = [p for p in self.idle if p is not page]
 
-    def _prefix(self, request: Request) -> list[Page] | None:
+    def _prefix(self, request: Request, suspended: Run | None) -> list[Page] | None:
         """The pages that a request begins with; None: it waits for those that a running one, not
         further yet, is going to enter."""
         if not self.prefix_cache or not request.cache_read:
             return []
-        must = len(request.targets) or 1
-        most = (len(request.prompt) - must) // self.page_size
+        tokens, done = request.prompt, len(request.prompt) - (len(request.targets) or 1)
+        if suspended and suspended.phase is Phase.RESTORE:
+            tokens = suspended.beams[0].lost
+            done = len(tokens) - 1
+        elif suspended:
+            done = max(done, suspended.scored)
+        pages = self._find(request, tokens, done // self.page_size)
+        if len(pages) < done // self.page_size:
+            next_one = self._key(request, tokens, len(pages) + 1)
+            for run in self.running:
+                if next_one == self._key(run.request, run.request.prompt, len(pages) + 1):
+                    return None
+        return pages
+
+    def _find(self, request: Request, tokens: list[int], most: int) -> list[Page]:
         pages: list[Page] = []
         for count in range(1, most + 1):
-            key = self._key(request, request.prompt, count)
-            if key in self.index:
-                pages.append(self.index[key])
-            elif any(key == self._key(r.request, r.request.prompt, count) for r in self.running):
-                return None
-            else:
+            page = self.index.get(self._key(request, tokens, count))
+            if page is None:
                 break
+            pages.append(page)
         return pages
 
     def may_advance(self, request_id: int, parents: list[int]) -> bool:
@@ -234,7 +270,7 @@ class Model:
 
     def drop(self, now: float) -> dict[int, str]:
         dropped = dict.fromkeys(self.cancels, "CANCELLED")
-        for request in [*self.waiting, *(r.request for r in self.running)]:
+        for request in [*self.waiting, *(r.request for r in self.running + self.suspended)]:
             if request.deadline <= now:
                 dropped.setdefault(request.id, "EXPIRED")
         for request_id in dropped:
@@ -245,39 +281,112 @@ class Model:
         """Give the step after drop(), and make it."""
         for run in self.running:
             self._enter(run)
-        step = Step()
+        for run in [r for r in self.running if r.phase is Phase.RESTORE]:
+            if all(self._start_beam(run, seq) for seq in range(len(run.beams))):
+                self._restored(run)
+        rows: list[Row] = []
         for run in [r for r in self.running if r.phase is Phase.DECODE]:
             for seq, beam in enumerate(run.beams):
-                entry = self._entry(run, seq, len(step.tokens), len(beam.cached) + 1)
-                self._add_row(step, run, beam, [beam.pending], [entry])
-                step.decode_rows += 1
-            run.phase = Phase.AWAITING
-        for run in [r for r in self.running if r.phase is Phase.PREFILL]:
-            self._prefill(step, run)
-        while len(step.tokens) < self.buckets[-1] and self.waiting:
-            pages = self._prefix(self.waiting[0])
-            if pages is None or not self._fits(self.waiting[0], pages):
-                break
-            request = self.waiting.pop(0)
-            begin = request.prompt[: len(pages) * self.page_size]
-            run = Run(request, [Beam(begin, pages, entered=len(pages))], list(pages))
-            self.running.append(run)
-            self.idle = [p for p in self.idle if p not in pages]
-            if self.prefix_cache and request.cache_read:
-                self.queried += len(request.prompt)
-                self.hits += len(begin)
-            self._prefill(step, run)
-        if not step.tokens:
+                entry = self._entry(run, seq, len(beam.cached) + 1)
+                rows.append(Row(run, seq, [beam.pending], [entry]))
+        for run in self.running:
+            self._choose(rows, run)
+        self._start(rows)
+        if not rows:
             return None
+        step = Step()
+        for row in rows:
+            self._add_row(step, row)
         self._grow(step)
-        rows = max(len(step.starts), len(step.entries))
+        most = max(len(step.starts), len(step.entries))
         step.bucket = min(
-            t for t in self.buckets if t >= len(step.tokens) and min(t, self.max_rows) >= rows
+            t for t in self.buckets if t >= len(step.tokens) and min(t, self.max_rows) >= most
         )
         return step
 
-    def _fits(self, request: Request, pages: list[Page]) -> bool:
-        claims = [(request, pages), *((r.request, r.held) for r in self.running)]
+    def _left(self, rows: list[Row]) -> int:
+        return self.buckets[-1] - sum(len(row.tokens) for row in rows)
+
+    def _start(self, rows: list[Row]) -> None:
+        """Starts requests, or goes on with suspended ones, in order while there is room."""
+        while self.waiting or self.suspended:
+            heads = [(r, None) for r in self.waiting] + [(r.request, r) for r in self.suspended]
+            request, run = min(heads, key=lambda head: head[0].place())
+            victims = [r for r in self.running if self._may_preempt(r, request)]
+            if not self._left(rows) and not victims:
+                return
+            pages = self._prefix(request, run)
+            if pages is None:
+                return
+            held = pages[: len(request.prompt) // self.page_size]
+            if self._fits(request, held, []):
+                if not self._left(rows):
+                    return
+            elif not self._make_room(rows, request, held, victims):
+                return
+            count = len(pages) * self.page_size
+            if run is None:
+                self.waiting.remove(request)
+                run = Run(request, [Beam(request.prompt[:count], pages, entered=len(pages))], held)
+                if self.prefix_cache and request.cache_read:
+                    self.queried += len(request.prompt)
+                    self.hits += count
+            else:
+                self.suspended.remove(run)
+                run.held = held
+                self._begin(run.beams[0], run, pages)
+            self.running.append(run)
+            self.idle = [p for p in self.idle if p not in pages]
+            self._choose(rows, run)
+
+    def _begin(self, beam: Beam, run: Run, pages: list[Page]) -> None:
+        count = len(pages) * self.page_size
+        known = run.request.prompt if run.phase is Phase.PREFILL else beam.lost
+        beam.cached, beam.lost = known[:count], beam.lost[count:]
+        beam.pages, beam.entered = list(pages), len(pages)
+        self.idle = [p for p in self.idle if p not in pages]
+
+    def _may_preempt(self, run: Run, head: Request) -> bool:
+        return (
+            run.request.priority < head.priority
+            and run.phase is not Phase.AWAITING
+            and run.suspensions < self.max_preemptions
+        )
+
+    def _make_room(
+        self, rows: list[Row], head: Request, held: list[Page], candidates: list[Run]
+    ) -> bool:
+        victims: list[Run] = []
+        for run in sorted(candidates, key=lambda r: r.request.place(), reverse=True):
+            if self._fits(head, held, victims):
+                break
+            victims.append(run)
+        if not self._fits(head, held, victims):
+            return False
+        for run in reversed(list(victims)):
+            if self._fits(head, held, [v for v in victims if v is not run]):
+                victims.remove(run)
+        for run in victims:
+            rows[:] = [row for row in rows if row.run is not run]
+            self._suspend(run)
+        return True
+
+    def _suspend(self, run: Run) -> None:
+        beams = [Beam([], [], beam.pending, 0, beam.cached + beam.lost) for beam in run.beams]
+        if run.phase is Phase.PREFILL:
+            run.scored = max(run.scored, len(run.beams[0].cached))
+            beams[0].lost = []
+        elif run.phase is Phase.DECODE:
+            run.phase = Phase.RESTORE
+        self._let_go(run, [])
+        run.beams = beams
+        run.suspensions += 1
+        self.preemptions += 1
+        self.suspended.append(run)
+
+    def _fits(self, request: Request, pages: list[Page], without: list[Run]) -> bool:
+        others = [r for r in self.running if all(r is not w for w in without)]
+        claims = [(request, pages), *((r.request, r.held) for r in others)]
         own = sum(self.worst_case(request) - len(held) for request, held in claims)
         held_by_any = {id(page) for _, held in claims for page in held}
         return (
@@ -285,53 +394,105 @@ class Model:
             and own + len(held_by_any) <= self.num_pages
         )
 
-    def _prefill(self, step: Step, run: Run) -> None:
+    def _choose(self, rows: list[Row], run: Run) -> None:
+        if run.phase is Phase.PREFILL:
+            self._prefill(rows, run)
+        elif run.phase is Phase.RESTORE:
+            self._restore(rows, run)
+
+    def _restore(self, rows: list[Row], run: Run) -> None:
+        for seq, beam in enumerate(run.beams):
+            if not self._left(rows) or not self._start_beam(run, seq):
+                return
+            if beam.lost:
+                rows.append(Row(run, seq, beam.lost[: self._left(rows)], []))
+
+    def _start_beam(self, run: Run, seq: int) -> bool:
+        """Puts a beam to restore on the pages of an earlier one that is like it for the longest, or
+        on more of the index; False: that one is not yet so far."""
+        beam = run.beams[seq]
+        if seq == 0 or beam.cached:
+            return True
+        most = len(beam.lost) // self.page_size
+        alike = []
+        for other in run.beams[:seq]:
+            whole = other.cached + other.lost
+            same = 0
+            while same < min(len(whole), len(beam.lost)) and whole[same] == beam.lost[same]:
+                same += 1
+            alike.append(min(same // self.page_size, most))
+        count = max(alike)
+        other = run.beams[alike.index(count)]
+        if len(other.cached) < count * self.page_size:
+            return False
+        pages = other.pages[:count]
+        if self.prefix_cache and run.request.cache_read:
+            pages = max(pages, self._find(run.request, beam.lost, most), key=len)
+        self._begin(beam, run, pages)
+        return True
+
+    def _prefill(self, rows: list[Row], run: Run) -> None:
         request, beam = run.request, run.beams[0]
         prompt, first_scored = request.prompt, len(request.prompt) - len(request.targets)
+        left = self._left(rows)
+        entries_left = self.max_rows - sum(len(row.entries) for row in rows)
         taken: list[int] = []
         entries: list[Entry] = []
         for i in range(len(beam.cached), len(prompt)):
-            if len(step.tokens) + len(taken) == self.buckets[-1]:
+            if len(taken) == left:
                 break
             new = []
             if request.targets:
-                if i >= first_scored:
-                    new = [self._entry(run, 0, 0, i + 1, target=request.targets[i - first_scored])]
+                if i >= max(first_scored, run.scored):
+                    new = [self._entry(run, 0, i + 1, target=request.targets[i - first_scored])]
             elif i == len(prompt) - 1:
                 samples = range(request.width if request.fork_at_start else 1)
-                new = [self._entry(run, 0, 0, i + 1, sample=s) for s in samples]
-            if len(step.entries) + len(entries) + len(new) > self.max_rows:
+                new = [self._entry(run, 0, i + 1, sample=s) for s in samples]
+            if len(entries) + len(new) > entries_left:
                 if request.targets:
                     break
                 return
             for entry in new:
-                entry.token = len(step.tokens) + len(taken)
+                entry.token = len(taken)
             taken.append(prompt[i])
             entries += new
         if taken:
-            self._add_row(step, run, beam, taken, entries)
-        if len(beam.cached) == len(prompt):
-            run.phase = Phase.AWAITING
+            rows.append(Row(run, 0, taken, entries))
 
     def _entry(
-        self, run: Run, seq: int, token: int, position: int, *, target: int = -1, sample: int = -1
+        self, run: Run, seq: int, position: int, *, target: int = -1, sample: int = -1
     ) -> Entry:
         request = run.request
         sample = seq if sample < 0 else sample
-        return Entry(request.id, seq, token, target, sample, position, request.row_params)
+        return Entry(request.id, seq, 0, target, sample, position, request.row_params)
 
-    def _add_row(
-        self, step: Step, run: Run, beam: Beam, tokens: list[int], entries: list[Entry]
-    ) -> None:
+    def _add_row(self, step: Step, row: Row) -> None:
+        run, beam = row.run, row.run.beams[row.seq]
         begin = len(beam.cached)
-        beam.cached += tokens
+        beam.cached += row.tokens
         step.beams.append(beam)
         step.starts.append(len(step.tokens))
-        step.tokens += tokens
-        step.positions += range(begin, begin + len(tokens))
+        for entry in row.entries:
+            entry.token += len(step.tokens)
+        step.tokens += row.tokens
+        step.positions += range(begin, begin + len(row.tokens))
         step.histories.append(list(beam.cached))
         step.salts.append(run.request.cache_salt)
-        step.entries += entries
+        step.entries += row.entries
+        if run.phase is Phase.PREFILL:
+            if len(beam.cached) == len(run.request.prompt):
+                run.phase = Phase.AWAITING
+        elif run.phase is Phase.RESTORE:
+            del beam.lost[: len(row.tokens)]
+            self._restored(run)
+        else:
+            step.decode_rows += 1
+            if row.seq == len(run.beams) - 1:
+                run.phase = Phase.AWAITING
+
+    def _restored(self, run: Run) -> None:
+        if not any(beam.lost for beam in run.beams):
+            run.phase = Phase.DECODE
 
     def _grow(self, step: Step) -> None:
         """Gives the rows their pages, after all were chosen: the last prompt was looked up before
