@@ -14,6 +14,7 @@ from saxml.proto import common_pb2, modelet_pb2, modelet_pb2_grpc
 from tests.integration.processes import Process
 
 ADMINS = SERVERS = 3
+ADMIN_WAYS = ("kill", "term", "freeze", "kill standby", "freeze standby")
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 
 
@@ -45,14 +46,15 @@ class Member:
 
 
 class Admin(Member):
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, module: str, *flags: str) -> None:
         super().__init__(
-            "saxml.admin.admin_server",
+            module,
             r"Starting the server on port (\d+)",
             "--sax_cell=/sax/test",
             f"--sax_root={root}",
             "--port=0",
             "--http_port=0",
+            *flags,
         )
 
     def leads(self) -> bool:
@@ -91,9 +93,20 @@ class Server(Member):
 class Cell:
     """The processes, and the two hands that disturb them, each with its own dice."""
 
-    def __init__(self, root: str, models: list[str], seed: int) -> None:
-        self.admins = [Admin(root) for _ in range(ADMINS)]
-        self.servers = [Server(root) for _ in range(SERVERS)]
+    def __init__(
+        self,
+        root: str,
+        models: list[str],
+        seed: int,
+        *,
+        admins: int = ADMINS,
+        servers: int = SERVERS,
+        module: str = "saxml.admin.admin_server",
+        flags: tuple[str, ...] = (),
+    ) -> None:
+        """module, flags: of the admin servers."""
+        self.admins = [Admin(root, module, *flags) for _ in range(admins)]
+        self.servers = [Server(root) for _ in range(servers)]
         self._models, self._seed = models, seed
         # (what was done to the leader, seconds until another one led).
         self.take_overs: list[tuple[str, float]] = []
@@ -113,10 +126,12 @@ class Cell:
             assert time.monotonic() < end, f"nobody has led for {timeout_s} s"
             time.sleep(0.02)
 
-    def disturb_admins(self, end: float, over: threading.Event) -> None:
+    def disturb_admins(
+        self, end: float, over: threading.Event, ways: tuple[str, ...] = ADMIN_WAYS
+    ) -> None:
         """Until `end`, on time.monotonic's clock; each way at least once before any comes again."""
         rng = random.Random(f"{self._seed} admins")
-        for what in _endless(rng, ["kill", "term", "freeze", "kill standby", "freeze standby"]):
+        for what in _endless(rng, [*ways]):
             if over.wait(rng.uniform(0.5, 2.0)) or time.monotonic() > end:
                 return
             self.events.append(f"{what} admin")
