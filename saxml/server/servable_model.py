@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import math
-import queue
 import random
 import time
 from collections.abc import Iterator
@@ -26,18 +25,21 @@ from saxml.server.loading import Loaded, LoadOptions
 from saxml.server.pax.lm.params.template import CommonServingTemplate
 from saxml.server.servable import OnCancel
 from saxml.server.stats import MethodStats
+from saxml.server.updates import Updates
 
 GENERATE = "lm.generate"
 GENERATE_STREAM = "lm.generate_stream"
 SCORE = "lm.score"
+# Steps that a slow reader of a stream may lag behind before it misses some.
+_BACKLOG = 64
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Running:
-    """A request in flight. `updates` gets what there is after each step, then None."""
+    """A request in flight."""
 
     request: Request
-    updates: queue.SimpleQueue[list[Hypothesis] | None]
+    updates: Updates
     answers: Answers
 
 
@@ -124,8 +126,10 @@ class LmServable:
         with self._admit(GENERATE_STREAM):
             running = self._start(text, extra, deadline, on_cancel, stream=True)
             with self._given_up_on_failure(running.request):
-                for steps, _ in enumerate(self._follow(running), 1):
-                    if steps % self._params.STREAM_INTERVAL_STEPS == 0:
+                told = 0
+                for steps in self._follow(running):
+                    if steps - told >= self._params.STREAM_INTERVAL_STEPS:
+                        told = steps
                         yield running.answers.changes()
                 yield running.answers.changes()
 
@@ -216,7 +220,8 @@ class LmServable:
         stops = self._codec.stops(asked.stops)
         prompt = self._codec.prompt(text)
         decoder = self._decoder(asked, len(prompt))
-        updates: queue.SimpleQueue[list[Hypothesis] | None] = queue.SimpleQueue()
+        # The score of a text that a stop string ends is that of the step which completed it.
+        updates = Updates(None if stops else _BACKLOG)
         request = self._engine.submit(
             prompt,
             decoder,
@@ -228,7 +233,7 @@ class LmServable:
             on_step=updates.put if stream or stops else None,
         )
         on_cancel(lambda: self._engine.cancel(request))
-        request.future.add_done_callback(lambda _: updates.put(None))
+        request.future.add_done_callback(lambda _: updates.end())
         answers = Answers(
             decoder.width,
             self._codec,
@@ -255,14 +260,16 @@ class LmServable:
             num_samples=asked.num_samples, max_steps=max_steps, stop_ids=p.stop_ids
         )
 
-    def _follow(self, running: "_Running") -> Iterator[None]:
-        """Brings the answers up to date after each step, and ends when they are complete."""
-        while (hypotheses := running.updates.get()) is not None:
+    def _follow(self, running: "_Running") -> Iterator[int]:
+        """Brings the answers up to date after each step, gives the number of the step, and ends
+        when they are complete."""
+        while (update := running.updates.get()) is not None:
+            steps, hypotheses = update
             for sample in running.answers.update(hypotheses):
                 self._engine.finish_early(running.request, sample)
             if running.answers.all_stopped:
                 return
-            yield
+            yield steps
         running.answers.finish(running.request.future.result())
 
     def _final_score(self, hypothesis: Hypothesis) -> float:

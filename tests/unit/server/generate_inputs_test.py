@@ -4,9 +4,12 @@ import math
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from saxml.common import errors
 from saxml.proto import common_pb2
+from saxml.server import extra_inputs
 from saxml.server.generate_inputs import GenerateInputs
 from saxml.server.pax.lm.params.template import CommonServingTemplate
 
@@ -165,3 +168,36 @@ def test_a_declared_default_counts_as_if_it_were_sent() -> None:
     declared = '{"seed": 5, "stop": ["END"], "temperature": 0.5}'
     asked = parse({}, EXTRA_INPUTS=declared)
     assert (asked.sampling.seed, asked.stops) == (5, ("END",))
+
+
+_VALUES = st.one_of(
+    st.floats(width=32),
+    st.integers(-(2**24), 2**24).map(float),
+    st.lists(st.floats(width=32), max_size=5),
+    st.text('a19=.,-[]{}"\n é', max_size=12),
+    st.sampled_from(["1=2", '{"1": 2}', '["a"]', "7", "[", "{"]),
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.dictionaries(
+        st.sampled_from([*sorted(extra_inputs.GENERATE_KEYS), *_DECLARED, "unknown"]),
+        _VALUES,
+        max_size=4,
+    ),
+    st.booleans(),
+)
+def test_whatever_is_sent_is_taken_or_refused_by_name(sent: dict[str, Any], beams: bool) -> None:
+    refused = ""
+    try:
+        asked = parse(sent, USE_BEAM_SEARCH=str(beams).lower())
+    except errors.InvalidArgumentError as error:
+        refused = str(error)
+    if refused:
+        assert refused.startswith("extra input")
+        assert any(key in refused for key in sent)
+    else:
+        assert 1 <= asked.num_samples <= 4
+        assert 1 <= asked.max_steps <= 32
+        assert 0 <= asked.request.cache_salt < 2**64

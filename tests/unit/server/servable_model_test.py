@@ -286,7 +286,7 @@ def test_method_that_is_not_offered_is_refused(checkpoint: tuple[str, str]) -> N
             errors.ResourceExhaustedError,
             "KV_CACHE_GIB",
         ),
-        ("auto.AutoLM", "{}", {"APPLY_CHAT_TEMPLATE": "true"}, errors.SaxError, "chat"),
+        ("auto.AutoLM", "{}", {"APPLY_CHAT_TEMPLATE": "true"}, errors.SaxError, "is for text"),
         ("auto.AutoLM", "{}", {"STOP_STRINGS": '["END"]'}, errors.SaxError, "TOKENIZED_OUTPUT"),
         ("auto.AutoLM", "{}", {"STOP_TOKEN_IDS": "[9999]"}, errors.SaxError, "stop token 9999"),
         ("auto.AutoLM", "{}", {"TOKENIZED_INPUT": "false"}, errors.SaxError, "VOCABULARY_PATH"),

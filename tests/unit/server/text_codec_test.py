@@ -124,6 +124,13 @@ def test_suffix_that_is_too_long_is_refused() -> None:
         codec.scored("1", "2,3,4")
 
 
+def test_chat_needs_a_format_that_is_known(gpt2: Tokenizer) -> None:
+    params = CommonServingTemplate({"APPLY_CHAT_TEMPLATE": "true"})
+    for record in (None, RECORD):
+        with pytest.raises(errors.FailedPreconditionError, match="no chat format that is known"):
+            TextCodec(params, VOCAB, gpt2, record)
+
+
 def test_message_that_spells_special_tokens_stays_text() -> None:
     special = {"<|im_start|>": 256, "<|im_end|>": 257}
     letters = {c: i for i, c in enumerate(sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()))}
