@@ -102,7 +102,8 @@ SAX_INLINE U16 ToBf16(F32 v) {
 }
 SAX_INLINE void StoreBf16(uint16_t* to, F32 v) { StoreAs(to, ToBf16(v)); }
 
-// 2 ** x, with a relative error below 2e-7; 0 below -126, at most 2 ** 127, NaN for NaN.
+// 2 ** x for x from -126 to 127, to which others are set, with a relative error below 2e-7; NaN
+// for NaN.
 SAX_INLINE F32 Exp2(F32 x) {
   const F32 clamped = VMin(x < Splat(-126) ? Splat(-126) : x, Splat(127));
   // NaN compares false, so VMin would make it 127.
