@@ -51,6 +51,16 @@ class Process:
         with self._changed:
             return [f"{m[1]} {m[2]}" for line in self._lines if (m := _LINE.fullmatch(line))]
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """Its number, for who wants to look at it from outside."""
+        return self._process.pid
+
     def wait_for(self, pattern: str, timeout_s: float = 30.0) -> re.Match[str]:
         """The first line in which `pattern` is found; its absence is an assertion."""
         found: list[re.Match[str]] = []

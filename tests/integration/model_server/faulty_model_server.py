@@ -1,0 +1,52 @@
+"""The model server, whose steps go wrong as a file tells; for tests, with its own main.
+
+FAULT_FILE names the file, which may not be there. "break": the next step of any model raises.
+"hang": steps wait until the file says something else. A step may take LIMIT_S seconds before it
+counts as standing still.
+"""
+
+import os
+import pathlib
+import time
+from typing import Any
+
+import jax
+from absl import app
+
+from saxml.engine import engine, heartbeat
+from saxml.server import model_server
+
+FAULT_FILE = "SAX_TEST_FAULT_FILE"
+LIMIT_S = 1.5
+
+
+def _fault() -> str:
+    path = pathlib.Path(os.environ[FAULT_FILE])
+    return path.read_text() if path.exists() else ""
+
+
+def _faulty(step: Any) -> Any:
+    def run(*arguments: Any) -> Any:
+        while _fault() == "hang":
+            time.sleep(0.02)
+        if _fault() == "break":
+            raise RuntimeError("the device is lost")
+        return step(*arguments)
+
+    return run
+
+
+def _make_faulty(compile_steps: Any) -> Any:
+    def compile_faulty(*arguments: Any) -> Any:
+        pages, steps = compile_steps(*arguments)
+        return pages, {bucket: _faulty(step) for bucket, step in steps.items()}
+
+    return compile_faulty
+
+
+if __name__ == "__main__":
+    heartbeat.LEAST_LIMIT_S = LIMIT_S
+    heartbeat.SLOWEST_FACTOR = 1.0  # a slow machine shall not raise the limit
+    setattr(engine.Engine, "_compile", _make_faulty(engine.Engine._compile))  # noqa: B010
+    jax.config.config_with_absl()
+    app.run(model_server.main)
