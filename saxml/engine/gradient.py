@@ -69,18 +69,15 @@ class Differentiator:
         *,
         progress: Callable[[str], None] = lambda message: None,
     ) -> None:
-        """params: what the family's `prepare` gives. Raises InvalidArgumentError for a name that
-        the model does not have, and where an answer would be too large."""
+        """params: what the family's `prepare` gives. Raises what `check` raises."""
         self._config = config
         self._params = dict(params)
         self._options = options
-        declared = registry.parameters(config)
-        tensor_names.check_inputs(options.inputs)
-        self._weights = tensor_names.find_weights(declared, options.weights)
-        self._check_size()
+        self._weights = check(config, options)
         self._programs = {
             length: self._compile(length, mesh, progress) for length in lengths(options.longest)
         }
+        self._stopping = False
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="gradient")
 
     def submit(
@@ -101,23 +98,40 @@ class Differentiator:
         except RuntimeError:
             raise errors.UnavailableError("the model is being unloaded") from None
 
+    def differentiate(
+        self,
+        inputs: Ints,
+        targets: Ints,
+        deadline: float,
+        on_cancel: Callable[[Callable[[], None]], None],
+    ) -> Gradient:
+        """Waits for what `submit` promises. on_cancel is told how to give the request up.
+
+        Raises what `submit` raises, DeadlineExceededError, CancelledError, and UnavailableError
+        when the model is unloaded meanwhile.
+        """
+        future = self.submit(inputs, targets, deadline)
+
+        def cancel() -> None:
+            future.cancel()
+
+        on_cancel(cancel)
+        try:
+            return future.result(None if math.isinf(deadline) else deadline - time.monotonic())
+        except TimeoutError:
+            future.cancel()
+            raise errors.DeadlineExceededError("deadline exceeded") from None
+        except concurrent.futures.CancelledError:
+            if self._stopping:
+                raise errors.UnavailableError("the model is being unloaded") from None
+            raise errors.CancelledError("cancelled by the client") from None
+
     def stop(self) -> None:
         """Waits for the one that runs; those that wait are cancelled."""
+        self._stopping = True
         self._thread.shutdown(cancel_futures=True)
         self._params.clear()
         self._programs.clear()
-
-    def _check_size(self) -> None:
-        sizes = {w.name: math.prod(w.shape) for w in self._weights}
-        if self._options.inputs:
-            sizes[EMBEDDINGS] = self._options.longest * self._config.model_dim
-        if sum(sizes.values()) > MAX_VALUES:
-            largest = max(sizes, key=lambda name: sizes[name])
-            raise errors.InvalidArgumentError(
-                f"a gradient would have {sum(sizes.values()):,} values; an answer carries at most"
-                f" {MAX_VALUES:,}. Take {largest} ({sizes[largest]:,}) off"
-                " GRADIENT_WRT_MDL_VAR_TENSOR_NAMES or GRADIENT_WRT_INPUT_TENSOR_NAMES"
-            )
 
     def _run(self, inputs: Ints, targets: Ints, deadline: float) -> Gradient:
         if time.monotonic() > deadline:
@@ -216,6 +230,24 @@ class Differentiator:
 
         total: jax.Array = jax.lax.scan(add, jnp.float32(0), (hidden, targets))[0]
         return total
+
+
+def check(config: ModelConfig, options: GradientOptions) -> list[Weight]:
+    """The weights that are named. Raises InvalidArgumentError for a name that the model does not
+    have, and where an answer would be too large."""
+    tensor_names.check_inputs(options.inputs)
+    found = tensor_names.find_weights(registry.parameters(config), options.weights)
+    sizes = {w.name: math.prod(w.shape) for w in found}
+    if options.inputs:
+        sizes[EMBEDDINGS] = options.longest * config.model_dim
+    if sum(sizes.values()) > MAX_VALUES:
+        largest = max(sizes, key=lambda name: sizes[name])
+        raise errors.InvalidArgumentError(
+            f"a gradient would have {sum(sizes.values()):,} values; an answer carries at most"
+            f" {MAX_VALUES:,}. Take {largest} ({sizes[largest]:,}) off"
+            " GRADIENT_WRT_MDL_VAR_TENSOR_NAMES or GRADIENT_WRT_INPUT_TENSOR_NAMES"
+        )
+    return found
 
 
 def lengths(longest: int) -> list[int]:

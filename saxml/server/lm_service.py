@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 
 import grpc
 
-from saxml.common import errors
 from saxml.proto import lm_pb2, lm_pb2_grpc
 from saxml.server.lifecycle import ModelTable
 
@@ -60,14 +59,31 @@ class LmService(lm_pb2_grpc.LMServiceServicer):
     def Embed(  # noqa: N802
         self, request: lm_pb2.EmbedRequest, context: grpc.ServicerContext
     ) -> lm_pb2.EmbedResponse:
-        """Not offered."""
-        raise errors.UnimplementedError("lm.embed: this server gives no embeddings")
+        """A vector for a text."""
+        return lm_pb2.EmbedResponse(
+            embedding=self._models.get(request.model_key).embed(
+                request.text, request.extra_inputs, _deadline(context), _on_cancel(context)
+            )
+        )
 
     def Gradient(  # noqa: N802
         self, request: lm_pb2.GradientRequest, context: grpc.ServicerContext
     ) -> lm_pb2.GradientResponse:
-        """Not offered."""
-        raise errors.UnimplementedError("lm.gradient: this server gives no gradients")
+        """Score of a suffix, and its gradients, flattened in C order."""
+        found = self._models.get(request.model_key).gradient(
+            request.prefix,
+            request.suffix,
+            request.extra_inputs,
+            _deadline(context),
+            _on_cancel(context),
+        )
+        return lm_pb2.GradientResponse(
+            score=[found.score],
+            gradients={
+                name: lm_pb2.GradientResponse.Gradient(values=tensor.ravel())
+                for name, tensor in found.tensors.items()
+            },
+        )
 
 
 def _deadline(context: grpc.ServicerContext) -> float:

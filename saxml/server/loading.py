@@ -13,6 +13,7 @@ from absl import logging
 from saxml.checkpoint.pax import open_checkpoint, restore
 from saxml.checkpoint.record import RECORD, ModelRecord
 from saxml.common import errors
+from saxml.engine import gradient
 from saxml.engine.beam import BeamOptions
 from saxml.engine.engine import Engine
 from saxml.engine.options import EngineOptions, token_buckets
@@ -39,6 +40,7 @@ class Loaded:
     codec: TextCodec
     engine: Engine
     beam: BeamOptions | None
+    differentiator: gradient.Differentiator | None
     seed: int
 
 
@@ -66,6 +68,9 @@ def load(params: CommonServingTemplate, checkpoint: str, options: LoadOptions) -
     # What may be missing is looked for before what takes long.
     tokenizer = _tokenizer(params, checkpoint, record)
     codec = TextCodec(params, config.vocab_size, tokenizer, record)
+    differentiated = gradient_options(params)
+    if differentiated is not None:
+        gradient.check(config, differentiated)
     dtype = compute_dtype(params)
     weights = _weights(params, config, checkpoint, mesh, dtype, options.seed)
     engine = Engine(
@@ -76,7 +81,12 @@ def load(params: CommonServingTemplate, checkpoint: str, options: LoadOptions) -
         dtype,
         progress=logging.info,
     )
-    return Loaded(params, codec, engine, beam, options.seed)
+    differentiator = None
+    if differentiated is not None:
+        differentiator = gradient.Differentiator(
+            config, weights, differentiated, mesh, progress=logging.info
+        )
+    return Loaded(params, codec, engine, beam, differentiator, options.seed)
 
 
 def _record(params: CommonServingTemplate, checkpoint: str) -> ModelRecord | None:
@@ -171,15 +181,30 @@ def beam_options(params: CommonServingTemplate) -> BeamOptions | None:
     )
 
 
+def gradient_options(params: CommonServingTemplate) -> gradient.GradientOptions | None:
+    """What is differentiated in a configuration that offers lm.gradient."""
+    if not params.offers_gradients:
+        return None
+    return gradient.GradientOptions(
+        inputs=tuple(params.GRADIENT_WRT_INPUT_TENSOR_NAMES or ()),
+        weights=tuple(params.GRADIENT_WRT_MDL_VAR_TENSOR_NAMES or ()),
+        longest=params.max_scored_len,
+        geometric_mean=params.SCORING_USE_GEOMEAN_PROB_SCORE,
+    )
+
+
 def engine_options(
     params: CommonServingTemplate, config: ModelConfig, dtype: Any, beam: BeamOptions | None
 ) -> EngineOptions:
     """Sizes of the engine: BATCH_SIZE requests together, each with all its beams or samples."""
     width = beam.beam_size if beam else params.max_num_samples
-    max_len = params.max_seq_len
+    max_len = params.longest_sequence
     if max_len > config.max_positions:
+        rest = "MAX_DECODE_STEPS", params.max_decode_steps
+        if max_len > params.max_seq_len:
+            rest = "SUFFIX_SEQ_LEN", params.SUFFIX_SEQ_LEN
         raise errors.InvalidArgumentError(
-            f"INPUT_SEQ_LEN {params.INPUT_SEQ_LEN} and MAX_DECODE_STEPS {params.max_decode_steps}"
+            f"INPUT_SEQ_LEN {params.INPUT_SEQ_LEN} and {rest[0]} {rest[1]}"
             f" make {max_len} tokens; the model has {config.max_positions} positions"
         )
     together = params.NUM_CACHE_SLOTS or params.batch_size
@@ -209,7 +234,7 @@ def max_queued_tokens(params: CommonServingTemplate, num_pages: int) -> int:
     if params.MAX_QUEUED_TOKENS is not None:
         return int(params.MAX_QUEUED_TOKENS)
     pages = int(params.MAX_LIVE_BATCHES) * num_pages * int(params.PAGE_SIZE)
-    return max(pages, _SUFFIXES_A_REQUEST * params.max_seq_len)
+    return max(pages, _SUFFIXES_A_REQUEST * params.longest_sequence)
 
 
 def _num_pages(

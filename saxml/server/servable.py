@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from saxml.common import errors
+from saxml.engine.gradient import Gradient
 from saxml.engine.heartbeat import Stall
 from saxml.engine.metrics import EngineMetrics, Gauges
 from saxml.proto import common_pb2
@@ -56,6 +57,21 @@ class Servable(Protocol):
         on_cancel: OnCancel,
     ) -> list[float]:
         """log p(suffix | prefix) of each suffix."""
+
+    def embed(
+        self, text: str, extra: common_pb2.ExtraInputs, deadline: float, on_cancel: OnCancel
+    ) -> list[float]:
+        """The embedding of a text."""
+
+    def gradient(
+        self,
+        prefix: str,
+        suffix: str,
+        extra: common_pb2.ExtraInputs,
+        deadline: float,
+        on_cancel: OnCancel,
+    ) -> Gradient:
+        """Score of a suffix and its gradients by tensor name."""
 
     def wait_until_idle(self, timeout_s: float) -> bool:
         """Whether all calls have ended, at the latest after timeout_s."""

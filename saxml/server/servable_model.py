@@ -8,13 +8,16 @@ import time
 from collections.abc import Iterator
 from typing import Self
 
+import numpy as np
 from absl import logging
 
 from saxml.common import errors
 from saxml.common.clock import Clock
 from saxml.engine.beam import BeamDecoder
 from saxml.engine.decoders import Decoder, Hypothesis, SampleDecoder, ScoreDecoder
+from saxml.engine.embedding import EmbedDecoder
 from saxml.engine.engine import Request
+from saxml.engine.gradient import Gradient
 from saxml.engine.heartbeat import Stall
 from saxml.engine.metrics import EngineMetrics, Gauges
 from saxml.proto import common_pb2
@@ -30,8 +33,11 @@ from saxml.server.updates import Updates
 GENERATE = "lm.generate"
 GENERATE_STREAM = "lm.generate_stream"
 SCORE = "lm.score"
+EMBED = "lm.embed"
+GRADIENT = "lm.gradient"
 # Steps that a slow reader of a stream may lag behind before it misses some.
 _BACKLOG = 64
+_SHORTEST = 1e-12  # of a vector that is scaled to length 1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -68,6 +74,7 @@ class LmServable:
         self._engine = loaded.engine
         self._beam = loaded.beam
         self._codec = loaded.codec
+        self._differentiator = loaded.differentiator
         # For samples whose request has no seed.
         self._seeds = random.Random(loaded.seed)
         p = loaded.params
@@ -75,10 +82,16 @@ class LmServable:
             GENERATE: p.ENABLE_GENERATE and not p.SCORE_ONLY,
             GENERATE_STREAM: p.ENABLE_GENERATE_STREAM and not p.SCORE_ONLY,
             SCORE: not p.GENERATE_ONLY,
+            EMBED: p.offers_embeddings,
+            GRADIENT: self._differentiator is not None,
         }
+        limits = {EMBED: p.max_live_embeddings}
         self.stats = {
             name: MethodStats(
-                name, p.max_live_requests, clock, batch_size=p.NUM_CACHE_SLOTS or p.batch_size
+                name,
+                limits.get(name, p.max_live_requests),
+                clock,
+                batch_size=p.NUM_CACHE_SLOTS or p.batch_size,
             )
             for name, on in offered.items()
             if on
@@ -174,6 +187,45 @@ class LmServable:
                 cancel()
                 raise
 
+    def embed(
+        self, text: str, extra: common_pb2.ExtraInputs, deadline: float, on_cancel: OnCancel
+    ) -> list[float]:
+        """The hidden states of a text, pooled as the configuration says."""
+        with self._admit(EMBED):
+            asked = RequestInputs.parse(
+                extra_inputs.merge(extra, {}, always=extra_inputs.REQUEST_KEYS)
+            )
+            prompt = self._codec.embedded(text)
+            decoder = EmbedDecoder(len(prompt), self._params.EMBEDDING_POOLING)
+            request = self._engine.submit(
+                prompt,
+                decoder,
+                deadline=deadline,
+                priority=asked.priority,
+                cache_salt=asked.cache_salt,
+            )
+            on_cancel(lambda: self._engine.cancel(request))
+            request.future.result()
+            vector = decoder.embedding.astype(np.float64)
+            if self._params.EMBEDDING_NORMALIZE:
+                vector /= max(float(np.linalg.norm(vector)), _SHORTEST)
+            return [*map(float, vector)]
+
+    def gradient(
+        self,
+        prefix: str,
+        suffix: str,
+        extra: common_pb2.ExtraInputs,
+        deadline: float,
+        on_cancel: OnCancel,
+    ) -> Gradient:
+        """Score of a suffix, what `score` gives for it, and its gradients by tensor name."""
+        with self._admit(GRADIENT):
+            assert self._differentiator is not None
+            extra_inputs.merge(extra, {})
+            inputs, targets = self._codec.scored(prefix, suffix)
+            return self._differentiator.differentiate(inputs, targets, deadline, on_cancel)
+
     def wait_until_idle(self, timeout_s: float) -> bool:
         """Whether all calls have ended, at the latest after timeout_s."""
         end = time.monotonic() + timeout_s
@@ -184,6 +236,8 @@ class LmServable:
     def unload(self) -> None:
         """Stops the engine; calls in flight fail with UNAVAILABLE."""
         self._engine.stop()
+        if self._differentiator is not None:
+            self._differentiator.stop()
 
     def check_integrity(self) -> None:
         """Raises if a page is lost; call it while nothing runs."""

@@ -73,16 +73,21 @@ class TextCodec:
             raise errors.InvalidArgumentError("the prompt is empty")
         return ids
 
+    def embedded(self, text: str) -> Ints:
+        """The same for a text that is no message: without the chat template."""
+        ids = self._encode(text) if text else _NO_TOKENS
+        if len(ids) == 0:
+            raise errors.InvalidArgumentError("the text is empty: there is nothing to embed")
+        return self._fit(self._sos, ids)
+
     def scored(self, prefix: str, suffix: str) -> tuple[Ints, Ints]:
-        """Inputs and the targets that the last len(targets) of them predict."""
+        """Inputs and the targets that the last len(targets) of them predict.
+
+        Raises InvalidArgumentError where nothing predicts the suffix, or there is none; for a
+        prefix or suffix that is too long and may not be cut.
+        """
         before = self._fit(self._sos, self._encode(prefix)) if prefix else _NO_TOKENS
-        after = self._encode(suffix)
-        longest = self._params.SUFFIX_SEQ_LEN
-        if 0 < longest < len(after):
-            raise errors.InvalidArgumentError(
-                f"a suffix has {len(after):,} tokens; this model takes at most {longest:,}"
-                " (SUFFIX_SEQ_LEN)"
-            )
+        after = self._fit_suffix(self._encode(suffix) if suffix else _NO_TOKENS, len(before))
         if self._params.SCORING_INCLUDE_EOS_SCORE:
             after = np.append(after, np.int32(self._params.EOS_ID))
         if len(before) == 0 and self._sos:
@@ -173,6 +178,17 @@ class TextCodec:
         room = longest - len(sos)
         first = 0 if self._params.SLICE_LEFT else max(0, len(ids) - room)
         return np.concatenate([np.array(sos, np.int32), ids[first : first + room]])
+
+    def _fit_suffix(self, ids: Ints, before: int) -> Ints:
+        """As many of a suffix' ids as are scored after so many of the prefix."""
+        p = self._params
+        longest = p.SUFFIX_SEQ_LEN or p.max_scored_len - before
+        if len(ids) > longest and p.FAIL_ON_INPUT_TRUNCATION:
+            limits = "SUFFIX_SEQ_LEN" if p.SUFFIX_SEQ_LEN else "INPUT_SEQ_LEN, MAX_DECODE_STEPS"
+            raise errors.InvalidArgumentError(
+                f"a suffix has {len(ids):,} tokens; this model takes at most {longest:,} ({limits})"
+            )
+        return ids[:longest]
 
 
 class _IdStream:

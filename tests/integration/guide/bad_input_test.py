@@ -38,7 +38,7 @@ def refused(cell: Cell, *arguments: str) -> str:
         (("lm.generate", MODEL, ",".join("1" * 41)), "InvalidArgument", "at most 40"),
         (("lm.generate", "-extra=beta:1", MODEL, "1"), "InvalidArgument", "'beta' is not declared"),
         (("lm.generate", "/sax/test/nope", "1"), "NotFound", "/sax/test/nope not found"),
-        (("lm.embed", MODEL, "1"), "Unimplemented", "lm.embed"),
+        (("lm.embed", MODEL, "1"), "InvalidArgument", "does not offer lm.embed; it offers"),
         (("publish", MODEL, MODEL_PATH, "None", "1"), "AlreadyExists", "already exists"),
         (("publish", "/sax/test/M", MODEL_PATH, "None", "1"), "InvalidArgument", "must match"),
         (("publish", "/sax/test/a", "a/b", "None", "1"), "InvalidArgument", "model path"),

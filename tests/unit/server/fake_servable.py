@@ -3,8 +3,11 @@
 import threading
 from collections.abc import Iterator, Mapping
 
+import numpy as np
+
 from saxml.common import errors
 from saxml.common.clock import SystemClock
+from saxml.engine.gradient import Gradient
 from saxml.engine.heartbeat import Stall
 from saxml.engine.metrics import EngineMetrics, Gauges
 from saxml.proto import common_pb2
@@ -22,7 +25,7 @@ class FakeServable:
         self.failure: errors.SaxError | None = None
         self.stall: Stall | None = None
         self.metrics = EngineMetrics()
-        methods = ("lm.generate", "lm.generate_stream", "lm.score")
+        methods = ("lm.generate", "lm.generate_stream", "lm.score", "lm.embed", "lm.gradient")
         self.stats: Mapping[str, MethodStats] = {
             name: MethodStats(name, limit, SystemClock()) for name in methods
         }
@@ -56,6 +59,26 @@ class FakeServable:
         with self.stats["lm.score"].admit(self.key):
             self.gate.wait(30)
             return [-float(len(suffix)) for suffix in suffixes]
+
+    def embed(
+        self, text: str, extra: common_pb2.ExtraInputs, deadline: float, on_cancel: OnCancel
+    ) -> list[float]:
+        with self.stats["lm.embed"].admit(self.key):
+            self.gate.wait(30)
+            return [float(ord(character)) for character in text]
+
+    def gradient(
+        self,
+        prefix: str,
+        suffix: str,
+        extra: common_pb2.ExtraInputs,
+        deadline: float,
+        on_cancel: OnCancel,
+    ) -> Gradient:
+        with self.stats["lm.gradient"].admit(self.key):
+            self.gate.wait(30)
+            lengths = np.array([[len(prefix)], [len(suffix)]], np.float32)
+            return Gradient(-1.5, {"gradients/inputs/embeddings": lengths})
 
     def wait_until_idle(self, timeout_s: float) -> bool:
         return all(stats.wait_until_idle(timeout_s) for stats in self.stats.values())

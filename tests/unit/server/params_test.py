@@ -160,12 +160,22 @@ FREE = {
     "BUCKET_KEYS": "[128, 256]",
     "EXTRA_INPUTS": '{"temperature": 0.5, "top_k": 4}',
     "EXTRA_INPUTS_DTYPES": '{"temperature": "float32"}',
-    "SCORE_EXTRA_INPUTS": '{"x": 1}',
+    "SCORE_EXTRA_INPUTS": '{"priority": 1}',
     "SORT_SAMPLES": "false",
     "NUM_CACHE_SLOTS": None,  # with NUM_SAMPLES=1 only
     "SCORING_INCLUDE_EOS_SCORE": "true",
     "SCORING_USE_GEOMEAN_PROB_SCORE": "true",
     "GENERATION_USE_GEOMEAN_PROB_SCORE": "true",
+    "TEXT_TO_EMBEDDING_MODEL_METHOD_NAME": None,  # together with the next
+    "TEXT_TO_EMBEDDING_OUTPUT_EMBEDDING_NAME": None,
+    "TEXT_TO_EMBEDDING_SERVING_BATCH_SIZE": "2",
+    "TEXT_TO_EMBEDDING_MAX_LIVE_BATCHES": "3",
+    "GRADIENT_WRT_INPUT_TENSOR_NAMES": '["embeddings"]',
+    "GRADIENT_WRT_MDL_VAR_TENSOR_NAMES": '["params/lm/final_ln/scale"]',
+}
+EMBEDDING = {
+    "TEXT_TO_EMBEDDING_MODEL_METHOD_NAME": '"__call__"',
+    "TEXT_TO_EMBEDDING_OUTPUT_EMBEDDING_NAME": '"last_hidden_state"',
 }
 
 
@@ -202,6 +212,8 @@ def test_every_constant_of_sax_can_be_set_or_is_refused_with_the_reason() -> Non
         ({"SPM_MODEL": '"a"', "VOCABULARY_PATH": '"b"'}, "SPM_MODEL and VOCABULARY_PATH"),
         ({"APPLY_CHAT_TEMPLATE": "true", "TOKENIZED_INPUT": "true"}, "APPLY_CHAT_TEMPLATE"),
         ({"EXTRA_INPUTS_DTYPES": '{"beta": "int32"}'}, "'beta'"),
+        ({"SCORE_EXTRA_INPUTS": '{"temperature": 1}'}, r"\['temperature'\]; a score follows from"),
+        ({"TEXT_TO_EMBEDDING_MODEL_METHOD_NAME": '"__call__"'}, "are set together"),
     ],
 )
 def test_constants_that_contradict_one_another_are_refused(
@@ -209,6 +221,29 @@ def test_constants_that_contradict_one_another_are_refused(
 ) -> None:
     with pytest.raises(errors.InvalidArgumentError, match=message):
         CommonServingTemplate(overrides)
+
+
+def test_methods_beside_generation_are_offered_by_their_constants() -> None:
+    plain = CommonServingTemplate()
+    assert (plain.offers_embeddings, plain.offers_gradients) == (False, False)
+    limits = {"TEXT_TO_EMBEDDING_SERVING_BATCH_SIZE": "2"}
+    embedding = CommonServingTemplate({**EMBEDDING, **limits, "BATCH_SIZE": "8"})
+    assert embedding.offers_embeddings
+    assert (embedding.max_live_requests, embedding.max_live_embeddings) == (32, 8)
+    for key in ("GRADIENT_WRT_INPUT_TENSOR_NAMES", "GRADIENT_WRT_MDL_VAR_TENSOR_NAMES"):
+        assert CommonServingTemplate({key: '["x"]'}).offers_gradients
+        assert not CommonServingTemplate({key: "[]"}).offers_gradients
+
+
+def test_scored_texts_are_as_long_as_answers_or_as_suffixes_may_be() -> None:
+    def lengths(**overrides: str) -> tuple[int, int]:
+        params = CommonServingTemplate({"INPUT_SEQ_LEN": "64", **overrides})
+        return params.max_scored_len, params.longest_sequence
+
+    assert lengths() == (96, 96)
+    assert lengths(SUFFIX_SEQ_LEN="8") == (72, 96)
+    assert lengths(SUFFIX_SEQ_LEN="100") == (164, 164)
+    assert lengths(MAX_SEQ_LEN="70") == (70, 70)
 
 
 def test_lengths_and_limits_follow_from_the_constants() -> None:
@@ -248,6 +283,12 @@ def test_lengths_and_limits_follow_from_the_constants() -> None:
         ("EXTRA_INPUTS_DTYPES", '{"temperature": "float99"}'),
         ("STOP_STRINGS", '"END"'),
         ("STOP_STRINGS", "[1]"),
+        ("EMBEDDING_POOLING", '"cls"'),
+        ("TEXT_TO_EMBEDDING_MODEL_METHOD_NAME", '"encode"'),
+        ("TEXT_TO_EMBEDDING_OUTPUT_EMBEDDING_NAME", '"logits"'),
+        ("TEXT_TO_EMBEDDING_MAX_LIVE_BATCHES", "0"),
+        ("GRADIENT_WRT_INPUT_TENSOR_NAMES", '"embeddings"'),
+        ("GRADIENT_WRT_MDL_VAR_TENSOR_NAMES", "[3]"),
         ("STOP_STRINGS", '["a", ""]'),
     ],
 )

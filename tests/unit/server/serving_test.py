@@ -97,6 +97,14 @@ def test_services_answer_and_are_healthy(running: Running) -> None:
     assert running.generate("hi").result().texts[0].text == "hi"
     stream = running.lm.GenerateStream(lm_pb2.GenerateRequest(model_key=KEY, text="abc"), timeout=9)
     assert "".join(m.items[0].text for m in stream) == "abc"
+    embedded = running.lm.Embed(lm_pb2.EmbedRequest(model_key=KEY, text="ab"), timeout=9)
+    assert [*embedded.embedding] == [97, 98]
+    wanted = lm_pb2.GradientRequest(model_key=KEY, prefix="abc", suffix="d")
+    gradient = running.lm.Gradient(wanted, timeout=9)
+    assert [*gradient.score] == [-1.5]
+    assert {k: [*g.values] for k, g in gradient.gradients.items()} == {
+        "gradients/inputs/embeddings": [3, 1]
+    }
     assert running.health() == running.health("sax.server.lm.LMService") == SERVING
     assert fetch(running.server, "/healthz")[0] == 200
     assert fetch(running.server, "/readyz") == (200, "serving\n")
@@ -202,8 +210,8 @@ def test_http_port_in_use_is_refused_by_number(running: Running) -> None:
 def test_calls_are_counted_by_method_and_code(running: Running) -> None:
     running.generate("hi").result()
     with pytest.raises(grpc.RpcError):
-        running.lm.Embed(lm_pb2.EmbedRequest(model_key=KEY), timeout=9)
+        running.lm.Embed(lm_pb2.EmbedRequest(model_key="/sax/test/other"), timeout=9)
     page = fetch(running.server, "/metrics")[1]
     method = "sax.server.lm.LMService"
     assert f'sax_rpcs_total{{code="OK",method="{method}/Generate"}} 1.0' in page
-    assert f'sax_rpcs_total{{code="UNIMPLEMENTED",method="{method}/Embed"}} 1.0' in page
+    assert f'sax_rpcs_total{{code="NOT_FOUND",method="{method}/Embed"}} 1.0' in page

@@ -122,6 +122,44 @@ def test_suffix_that_is_too_long_is_refused() -> None:
     assert codec.scored("1", "2,3")[1].tolist() == [2, 3]
     with pytest.raises(errors.InvalidArgumentError, match=r"has 3 tokens.* 2 \(SUFFIX_SEQ_LEN\)"):
         codec.scored("1", "2,3,4")
+    # Without it what is left by the prefix, of INPUT_SEQ_LEN 6 and MAX_DECODE_STEPS 2.
+    codec = ids_codec(MAX_DECODE_STEPS="2")
+    assert codec.scored("1,2,3", "1,2,3,4,5")[1].tolist() == [1, 2, 3, 4, 5]
+    with pytest.raises(errors.InvalidArgumentError, match=r"6 tokens.* 5 \(INPUT_SEQ_LEN, MAX_D"):
+        codec.scored("1,2,3", "1,2,3,4,5,6")
+
+
+def test_texts_that_are_not_ascii_are_scored_byte_by_byte(gpt2: Tokenizer) -> None:
+    params = CommonServingTemplate({"EOS_PADDING_AND_NO_SOS": "true", "EOS_ID": "50256"})
+    codec = TextCodec(params, VOCAB, gpt2, None)
+    for prefix, suffix in (
+        ("Zürich", " liegt am Zürichsee"),
+        ("日本の首都は", "東京です"),
+        ("👋", "🏽"),
+    ):
+        inputs, targets = codec.scored(prefix, suffix)
+        assert codec.decode(targets) == suffix
+        before = len(inputs) - len(targets) + 1
+        assert codec.decode(inputs[:before]) == prefix
+        assert inputs[before:].tolist() == targets[:-1].tolist()
+        assert codec.decode(codec.embedded(prefix + suffix)) == prefix + suffix
+
+
+def test_suffix_is_cut_where_the_configuration_wants_that() -> None:
+    cut = {"SUFFIX_SEQ_LEN": "2", "FAIL_ON_INPUT_TRUNCATION": "false"}
+    inputs, targets = ids_codec(**cut).scored("1", "2,3,4")
+    assert (inputs.tolist(), targets.tolist()) == ([1, 2], [2, 3])
+    eos = ids_codec(**cut, SCORING_INCLUDE_EOS_SCORE="true")
+    inputs, targets = eos.scored("1", "2,3,4")
+    assert (inputs.tolist(), targets.tolist()) == ([1, 2, 3], [2, 3, 9])
+    # An empty suffix has an end.
+    assert eos.scored("1", "")[1].tolist() == [9]
+
+
+def test_text_to_embed_is_no_message_and_not_empty() -> None:
+    assert ids_codec().embedded("1,2").tolist() == [1, 2]
+    with pytest.raises(errors.InvalidArgumentError, match="the text is empty"):
+        ids_codec().embedded("")
 
 
 def test_chat_needs_a_format_that_is_known(gpt2: Tokenizer) -> None:

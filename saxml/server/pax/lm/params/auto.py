@@ -27,6 +27,8 @@ class AutoLM(template.CommonServingTemplate):
     EOS_ID: Any = None
     PREPEND_SOS: Any = None
     ENABLE_GENERATE_STREAM: Any = True
+    TEXT_TO_EMBEDDING_MODEL_METHOD_NAME: Any = "__call__"
+    TEXT_TO_EMBEDDING_OUTPUT_EMBEDDING_NAME: Any = "last_hidden_state"
     EXTRA_INPUTS: Any = {
         "temperature": 0.0,
         "per_example_max_decode_steps": 256,
@@ -41,8 +43,9 @@ class AutoLM(template.CommonServingTemplate):
                 "AutoLM needs sax_model.json beside the weights; convert the checkpoint with"
                 " //tools/convert:gptj, :llama or :gguf"
             )
-        if self.max_seq_len > record.config.max_positions:
-            self.INPUT_SEQ_LEN = max(1, record.config.max_positions - self.max_decode_steps)
+        if self.longest_sequence > record.config.max_positions:
+            rest = max(self.max_decode_steps, self.SUFFIX_SEQ_LEN)
+            self.INPUT_SEQ_LEN = max(1, record.config.max_positions - rest)
         if self.SOS_ID is None:
             self.SOS_ID = record.sos_id
         if self.EOS_ID is None:

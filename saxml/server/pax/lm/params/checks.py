@@ -3,6 +3,7 @@
 from typing import Any
 
 from saxml.common import errors
+from saxml.engine.embedding import POOLINGS
 from saxml.server import extra_inputs, stop_strings
 
 _DTYPES = ("float32", "bfloat16")
@@ -22,6 +23,8 @@ _POSITIVE = frozenset(
         "STREAM_INTERVAL_STEPS",
         "PAGE_SIZE",
         "PREFILL_STRETCH",
+        "TEXT_TO_EMBEDDING_SERVING_BATCH_SIZE",
+        "TEXT_TO_EMBEDDING_MAX_LIVE_BATCHES",
     }
 )
 _NOT_NEGATIVE = frozenset(
@@ -32,9 +35,25 @@ _NOT_NEGATIVE = frozenset(
 
 # Their default, None, does not show their type.
 _STRING = frozenset({"VOCABULARY_PATH", "SPM_MODEL"})
-_WHOLE = frozenset({"MAX_SEQ_LEN", "MAX_NUM_SAMPLES", "MAX_QUEUED_TOKENS", "TOKENS_PER_BEAM"})
+_STRINGS = frozenset({"GRADIENT_WRT_INPUT_TENSOR_NAMES", "GRADIENT_WRT_MDL_VAR_TENSOR_NAMES"})
+_WHOLE = frozenset(
+    {"MAX_SEQ_LEN", "MAX_NUM_SAMPLES", "MAX_QUEUED_TOKENS", "TOKENS_PER_BEAM"}
+    | {"TEXT_TO_EMBEDDING_SERVING_BATCH_SIZE", "TEXT_TO_EMBEDDING_MAX_LIVE_BATCHES"}
+)
 # May be null although their default is something else.
 _NULLABLE = frozenset({"PREFILL_STRETCH", "SOS_ID", "EOS_ID", "PREPEND_SOS"})
+
+# What an embedding is taken of: the forward pass of a language model, and the hidden states of its
+# last layer after the final norm.
+EMBEDDING_METHOD = "__call__"
+EMBEDDING_OUTPUT = "last_hidden_state"
+# Strings that have a few values.
+_ONE_OF = {
+    "FPROP_DTYPE": _DTYPES,
+    "EMBEDDING_POOLING": POOLINGS,
+    "TEXT_TO_EMBEDDING_MODEL_METHOD_NAME": (EMBEDDING_METHOD,),
+    "TEXT_TO_EMBEDDING_OUTPUT_EMBEDDING_NAME": (EMBEDDING_OUTPUT,),
+}
 
 # Constants of SAX that have one value here, and why.
 FIXED = {
@@ -100,8 +119,10 @@ def out_of_range(key: str, value: Any) -> str | None:
         return "0 or more"
     if key == "STOP_STRINGS" and (wrong := stop_strings.problem(value, MAX_STOP_STRINGS)):
         return f'a list like ["\\n\\n", "END"]; it {wrong}'
-    if key == "FPROP_DTYPE" and value not in _DTYPES:
-        return f"one of {', '.join(_DTYPES)}"
+    if key in _ONE_OF and value not in _ONE_OF[key]:
+        return f"one of {', '.join(_ONE_OF[key])}"
+    if key in _STRINGS and not (isinstance(value, list) and all(isinstance(v, str) for v in value)):
+        return "a list of names"
     if key == "EXTRA_INPUTS_DTYPES" and not set(value.values()) <= set(extra_inputs.DTYPES):
         return f"extra inputs and their dtypes, each one of {', '.join(extra_inputs.DTYPES)}"
     return None
@@ -152,6 +173,18 @@ def check_together(params: Any) -> None:
     refuse(
         p.APPLY_CHAT_TEMPLATE and p.TOKENIZED_INPUT,
         "APPLY_CHAT_TEMPLATE is for text, TOKENIZED_INPUT for token ids",
+    )
+    refuse(
+        (p.TEXT_TO_EMBEDDING_MODEL_METHOD_NAME is None)
+        != (p.TEXT_TO_EMBEDDING_OUTPUT_EMBEDDING_NAME is None),
+        "TEXT_TO_EMBEDDING_MODEL_METHOD_NAME and TEXT_TO_EMBEDDING_OUTPUT_EMBEDDING_NAME are set"
+        " together, or neither",
+    )
+    unread = sorted(set(p.SCORE_EXTRA_INPUTS) - extra_inputs.REQUEST_KEYS)
+    refuse(
+        bool(unread),
+        f"SCORE_EXTRA_INPUTS has {unread}; a score follows from the model and the texts alone, and"
+        f" reads {', '.join(sorted(extra_inputs.REQUEST_KEYS))} at most",
     )
     unknown = sorted(set(p.EXTRA_INPUTS_DTYPES) - set(p.EXTRA_INPUTS) - extra_inputs.GENERATE_KEYS)
     refuse(bool(unknown), f"EXTRA_INPUTS_DTYPES has {unknown}, which EXTRA_INPUTS has not")

@@ -38,7 +38,8 @@ class CommonServingTemplate:
     BUCKET_KEYS: Any = None
     # Lengths, in tokens. MAX_DECODE_STEPS may be a list; the largest counts. MIN_DECODE_STEPS is
     # for beams; a request may ask for more (and for samples). MAX_SEQ_LEN bounds prompt and answer
-    # together, SUFFIX_SEQ_LEN a suffix that is scored (None and 0: nothing beyond the others does).
+    # together (None: nothing beyond the others does), SUFFIX_SEQ_LEN a suffix that is scored (0:
+    # prefix and suffix together are bounded as prompt and answer are).
     INPUT_SEQ_LEN: Any = 256
     SUFFIX_SEQ_LEN: Any = 0
     MAX_DECODE_STEPS: Any = 32
@@ -90,6 +91,20 @@ class CommonServingTemplate:
     SCORING_INCLUDE_EOS_SCORE: Any = False
     SCORING_USE_GEOMEAN_PROB_SCORE: Any = False
     GENERATION_USE_GEOMEAN_PROB_SCORE: Any = False
+    # Embeddings, offered where the first two name the model's forward pass and what is taken of it:
+    # checks.EMBEDDING_METHOD and checks.EMBEDDING_OUTPUT. Admission as for other methods unless the
+    # next two say otherwise. EMBEDDING_POOLING takes the last token's hidden state, or the mean of
+    # all; EMBEDDING_NORMALIZE scales the result to length 1.
+    TEXT_TO_EMBEDDING_MODEL_METHOD_NAME: Any = None
+    TEXT_TO_EMBEDDING_OUTPUT_EMBEDDING_NAME: Any = None
+    TEXT_TO_EMBEDDING_SERVING_BATCH_SIZE: Any = None
+    TEXT_TO_EMBEDDING_MAX_LIVE_BATCHES: Any = None
+    EMBEDDING_POOLING: Any = "last"
+    EMBEDDING_NORMALIZE: Any = False
+    # Gradients of a score, offered where one of these names what they are taken with respect to:
+    # "embeddings", the embedded inputs, and weights by their paths, "params/lm/final_ln/scale".
+    GRADIENT_WRT_INPUT_TENSOR_NAMES: Any = None
+    GRADIENT_WRT_MDL_VAR_TENSOR_NAMES: Any = None
     # Numbers and memory. PAGE_SIZE tokens a page of keys and values; KV_CACHE_GIB bounds all of
     # them (None: a share of the free memory). PREFIX_CACHE keeps full pages for later prompts that
     # begin alike, until others need the room.
@@ -163,6 +178,34 @@ class CommonServingTemplate:
         """The longest prompt and answer together, in tokens."""
         longest = self.INPUT_SEQ_LEN + self.max_decode_steps
         return int(longest if self.MAX_SEQ_LEN is None else min(longest, self.MAX_SEQ_LEN))
+
+    @property
+    def max_scored_len(self) -> int:
+        """The longest prefix and suffix together, in tokens."""
+        if not self.SUFFIX_SEQ_LEN:
+            return self.max_seq_len
+        return int(self.INPUT_SEQ_LEN + self.SUFFIX_SEQ_LEN)
+
+    @property
+    def longest_sequence(self) -> int:
+        """What the engine must hold of one request, in tokens."""
+        return max(self.max_seq_len, self.max_scored_len)
+
+    @property
+    def offers_embeddings(self) -> bool:
+        """Whether lm.embed is a method of this model."""
+        return self.TEXT_TO_EMBEDDING_MODEL_METHOD_NAME is not None
+
+    @property
+    def max_live_embeddings(self) -> int:
+        """How many requests of lm.embed may be served at once."""
+        batch = self.TEXT_TO_EMBEDDING_SERVING_BATCH_SIZE or self.batch_size
+        return int(batch * (self.TEXT_TO_EMBEDDING_MAX_LIVE_BATCHES or self.MAX_LIVE_BATCHES))
+
+    @property
+    def offers_gradients(self) -> bool:
+        """Whether lm.gradient is a method of this model."""
+        return bool(self.GRADIENT_WRT_INPUT_TENSOR_NAMES or self.GRADIENT_WRT_MDL_VAR_TENSOR_NAMES)
 
     @property
     def max_num_samples(self) -> int:
