@@ -78,8 +78,9 @@ class _Soak:
         ids = [rng.randrange(tiny.VOCAB) for _ in range(rng.randint(1, tiny.LONGEST_PROMPT))]
         if rng.random() < 0.3:  # some begin alike
             ids = [*range(30), *ids][: tiny.LONGEST_PROMPT]
-        steps = {"per_example_max_decode_steps": rng.randint(1, tiny.STEPS)}
-        drawn = {"temperature": 0.8, "seed": rng.randrange(1 << 20)}
+        extra: dict[str, float] = {"per_example_max_decode_steps": rng.randint(1, tiny.STEPS)}
+        if kind in ("samples", "stream"):
+            extra |= {"temperature": 0.8, "seed": rng.randrange(1 << 20)}
         requests = 1
         if kind == "score":
             requests = rng.randint(1, 4)
@@ -89,11 +90,11 @@ class _Soak:
             ]
             call = self._client.score(ids[:30], suffixes)
         elif kind == "stream":
-            call = self._client.stream(ids, **steps, **drawn)
+            call = self._client.stream(ids, model=tiny.SAMPLES, timeout=120, **extra)
         elif kind == "beams":
             call = self._client.generate(ids, model=tiny.BEAMS)
         else:
-            call = self._client.generate(ids, **steps, **(drawn if kind == "samples" else {}))
+            call = self._client.generate(ids, model=tiny.SAMPLES, timeout=120, **extra)
         start = time.monotonic()
         if cancelled:
             time.sleep(rng.random() * 0.1)
@@ -122,18 +123,17 @@ class _Soak:
 
     def _malformed(self, rng: random.Random) -> None:
         client = self._client
-        call = rng.choice(
-            [
-                lambda: client.generate([tiny.VOCAB + 5]),
-                lambda: client.generate([]),
-                lambda: client.generate([1] * (tiny.LONGEST_PROMPT + 1)),
-                lambda: client.generate([1], temperature=-1.0),
-                lambda: client.generate([1], nonsense=1.0),
-                lambda: client.score([1, 2], []),
-                lambda: client.generate([1], model="/sax/test/nobody"),
-                lambda: client.stream([1], per_example_max_decode_steps=0.5),
-            ]
-        )()
+        ways: list[Callable[[], Any]] = [
+            lambda: client.generate([tiny.VOCAB + 5]),
+            lambda: client.generate([]),
+            lambda: client.generate([1] * (tiny.LONGEST_PROMPT + 1)),
+            lambda: client.generate([1], temperature=-1.0),
+            lambda: client.generate([1], nonsense=1.0),
+            lambda: client.score([1, 2], []),
+            lambda: client.generate([1], model="/sax/test/nobody"),
+            lambda: client.stream([1], per_example_max_decode_steps=0.5),
+        ]
+        call = rng.choice(ways)()
         code = call.code()
         with self._lock:
             self.sent["malformed"] += 1
