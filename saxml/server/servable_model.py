@@ -1,9 +1,6 @@
 """A loaded language model: the methods that a client may call on it."""
 
 import contextlib
-import dataclasses
-import math
-import random
 import time
 from collections.abc import Iterator
 from typing import Self
@@ -13,8 +10,7 @@ from absl import logging
 
 from saxml.common import errors
 from saxml.common.clock import Clock
-from saxml.engine.beam import BeamDecoder
-from saxml.engine.decoders import Decoder, Hypothesis, SampleDecoder, ScoreDecoder
+from saxml.engine.decoders import Hypothesis, ScoreDecoder
 from saxml.engine.embedding import EmbedDecoder
 from saxml.engine.engine import Request
 from saxml.engine.gradient import Gradient
@@ -22,31 +18,19 @@ from saxml.engine.heartbeat import Stall
 from saxml.engine.metrics import EngineMetrics, Gauges
 from saxml.proto import common_pb2
 from saxml.server import extra_inputs, loading
-from saxml.server.answers import Answers
 from saxml.server.generate_inputs import GenerateInputs, RequestInputs
+from saxml.server.generation import Generation, geometric_mean
 from saxml.server.loading import Loaded, LoadOptions
 from saxml.server.pax.lm.params.template import CommonServingTemplate
 from saxml.server.servable import OnCancel
 from saxml.server.stats import MethodStats
-from saxml.server.updates import Updates
 
 GENERATE = "lm.generate"
 GENERATE_STREAM = "lm.generate_stream"
 SCORE = "lm.score"
 EMBED = "lm.embed"
 GRADIENT = "lm.gradient"
-# Steps that a slow reader of a stream may lag behind before it misses some.
-_BACKLOG = 64
 _SHORTEST = 1e-12  # of a vector that is scaled to length 1
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Running:
-    """A request in flight."""
-
-    request: Request
-    updates: Updates
-    answers: Answers
 
 
 class LmServable:
@@ -72,11 +56,9 @@ class LmServable:
         self.key = key
         self._params = loaded.params
         self._engine = loaded.engine
-        self._beam = loaded.beam
         self._codec = loaded.codec
         self._differentiator = loaded.differentiator
-        # For samples whose request has no seed.
-        self._seeds = random.Random(loaded.seed)
+        self._generation = Generation(loaded)
         p = loaded.params
         offered = {
             GENERATE: p.ENABLE_GENERATE and not p.SCORE_ONLY,
@@ -120,13 +102,13 @@ class LmServable:
         self, text: str, extra: common_pb2.ExtraInputs, deadline: float, on_cancel: OnCancel
     ) -> list[tuple[str, float]]:
         """(text, score) of each beam or sample, best first."""
-        with self._admit(GENERATE):
-            running = self._start(text, extra, deadline, on_cancel, stream=False)
-            with self._given_up_on_failure(running.request):
-                for _ in self._follow(running):
+        with self._asked(GENERATE, extra) as asked:
+            run = self._generation.run(text, asked, deadline, on_cancel, follow=False)
+            with run as running:
+                for _ in running.follow():
                     pass
                 found = running.answers.results()
-            if self._params.SORT_SAMPLES and self._beam is None:
+            if self._params.SORT_SAMPLES and not self._params.USE_BEAM_SEARCH:
                 found.sort(key=lambda result: -result[1])
             return found
 
@@ -136,11 +118,11 @@ class LmServable:
         """Yields, after every STREAM_INTERVAL_STEPS steps and at the end, (new text, characters of
         the text so far that stay, what is added to the score) of each sample, in its place, or of
         the best beams so far, best first (see BeamDecoder). No text ends inside a character."""
-        with self._admit(GENERATE_STREAM):
-            running = self._start(text, extra, deadline, on_cancel, stream=True)
-            with self._given_up_on_failure(running.request):
+        with self._asked(GENERATE_STREAM, extra) as asked:
+            run = self._generation.run(text, asked, deadline, on_cancel, follow=True)
+            with run as running:
                 told = 0
-                for steps in self._follow(running):
+                for steps in running.follow():
                     if steps - told >= self._params.STREAM_INTERVAL_STEPS:
                         told = steps
                         yield running.answers.changes()
@@ -155,12 +137,13 @@ class LmServable:
         on_cancel: OnCancel,
     ) -> list[float]:
         """log p(suffix | prefix) of each suffix."""
-        with self._admit(SCORE):
-            asked = RequestInputs.parse(
-                extra_inputs.merge(
-                    extra, self._params.SCORE_EXTRA_INPUTS, always=extra_inputs.REQUEST_KEYS
-                )
+        self._check_offered(SCORE)
+        asked = RequestInputs.parse(
+            extra_inputs.merge(
+                extra, self._params.SCORE_EXTRA_INPUTS, always=extra_inputs.REQUEST_KEYS
             )
+        )
+        with self.stats[SCORE].admit(self.key):
             if not suffixes:
                 raise errors.InvalidArgumentError("there is no suffix to score")
             encoded = [self._codec.scored(prefix, suffix) for suffix in suffixes]
@@ -191,10 +174,9 @@ class LmServable:
         self, text: str, extra: common_pb2.ExtraInputs, deadline: float, on_cancel: OnCancel
     ) -> list[float]:
         """The hidden states of a text, pooled as the configuration says."""
-        with self._admit(EMBED):
-            asked = RequestInputs.parse(
-                extra_inputs.merge(extra, {}, always=extra_inputs.REQUEST_KEYS)
-            )
+        self._check_offered(EMBED)
+        asked = RequestInputs.parse(extra_inputs.merge(extra, {}, always=extra_inputs.REQUEST_KEYS))
+        with self.stats[EMBED].admit(self.key):
             prompt = self._codec.embedded(text)
             decoder = EmbedDecoder(len(prompt), self._params.EMBEDDING_POOLING)
             request = self._engine.submit(
@@ -220,9 +202,10 @@ class LmServable:
         on_cancel: OnCancel,
     ) -> Gradient:
         """Score of a suffix, what `score` gives for it, and its gradients by tensor name."""
-        with self._admit(GRADIENT):
-            assert self._differentiator is not None
-            extra_inputs.merge(extra, {})
+        self._check_offered(GRADIENT)
+        assert self._differentiator is not None
+        extra_inputs.merge(extra, {})
+        with self.stats[GRADIENT].admit(self.key):
             inputs, targets = self._codec.scored(prefix, suffix)
             return self._differentiator.differentiate(inputs, targets, deadline, on_cancel)
 
@@ -243,99 +226,21 @@ class LmServable:
         """Raises if a page is lost; call it while nothing runs."""
         self._engine.check_integrity()
 
-    def _admit(self, method: str):  # type: ignore[no-untyped-def]
+    def _check_offered(self, method: str) -> None:
         if method not in self.stats:
             raise errors.InvalidArgumentError(
                 f"{self.key} does not offer {method}; it offers {', '.join(sorted(self.stats))}"
             )
-        return self.stats[method].admit(self.key)
 
     @contextlib.contextmanager
-    def _given_up_on_failure(self, request: Request) -> Iterator[None]:
-        """A request whose answers cannot be made, or are not wanted any more, keeps no pages."""
-        try:
-            yield
-        except BaseException:
-            self._engine.cancel(request)
-            raise
-
-    def _start(
-        self,
-        text: str,
-        extra: common_pb2.ExtraInputs,
-        deadline: float,
-        on_cancel: OnCancel,
-        *,
-        stream: bool,
-    ) -> "_Running":
-        asked = GenerateInputs.parse(
-            extra, self._params, self._engine.config.vocab_size, lambda: self._seeds.getrandbits(31)
-        )
-        stops = self._codec.stops(asked.stops)
-        prompt = self._codec.prompt(text)
-        decoder = self._decoder(asked, len(prompt))
-        # The score of a text that a stop string ends is that of the step which completed it.
-        updates = Updates(None if stops else _BACKLOG)
-        request = self._engine.submit(
-            prompt,
-            decoder,
-            deadline=deadline,
-            sampling=asked.sampling,
-            priority=asked.request.priority,
-            cache_salt=asked.request.cache_salt,
-            # Who looks at the end alone need not be told of every step.
-            on_step=updates.put if stream or stops else None,
-        )
-        on_cancel(lambda: self._engine.cancel(request))
-        request.future.add_done_callback(lambda _: updates.end())
-        answers = Answers(
-            decoder.width,
-            self._codec,
-            stops=stops,
-            eos=asked.eos,
-            prefix=self._codec.answer_prefix(text),
-            score_of=self._final_score,
-        )
-        return _Running(request, updates, answers)
-
-    def _decoder(self, asked: GenerateInputs, prompt_tokens: int) -> Decoder:
-        p = self._params
-        max_steps = min(asked.max_steps, p.max_seq_len - prompt_tokens)
-        if self._beam is not None:
-            return BeamDecoder(self._beam.shortened(max_steps, min_steps=asked.sampling.min_steps))
-        if asked.eos:
-            return SampleDecoder(
-                num_samples=asked.num_samples,
-                max_steps=max_steps,
-                stop_ids=(),
-                stop_sequences=(asked.eos,),
-            )
-        return SampleDecoder(
-            num_samples=asked.num_samples, max_steps=max_steps, stop_ids=p.stop_ids
-        )
-
-    def _follow(self, running: "_Running") -> Iterator[int]:
-        """Brings the answers up to date after each step, gives the number of the step, and ends
-        when they are complete."""
-        while (update := running.updates.get()) is not None:
-            steps, hypotheses = update
-            for sample in running.answers.update(hypotheses):
-                self._engine.finish_early(running.request, sample)
-            if running.answers.all_stopped:
-                return
-            yield steps
-        running.answers.finish(running.request.future.result())
-
-    def _final_score(self, hypothesis: Hypothesis) -> float:
-        if self._params.GENERATION_USE_GEOMEAN_PROB_SCORE and self._beam is None:
-            return _geometric_mean(hypothesis)
-        return hypothesis.score
+    def _asked(self, method: str, extra: common_pb2.ExtraInputs) -> Iterator[GenerateInputs]:
+        """Around one call: first what it asks for is looked at, then it is admitted."""
+        self._check_offered(method)
+        asked = self._generation.inputs(extra)
+        with self.stats[method].admit(self.key):
+            yield asked
 
     def _score_of(self, hypothesis: Hypothesis) -> float:
         if self._params.SCORING_USE_GEOMEAN_PROB_SCORE:
-            return _geometric_mean(hypothesis)
+            return geometric_mean(hypothesis)
         return hypothesis.score
-
-
-def _geometric_mean(hypothesis: Hypothesis) -> float:
-    return math.exp(hypothesis.score / max(1, len(hypothesis.tokens)))

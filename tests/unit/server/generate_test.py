@@ -240,6 +240,9 @@ def test_more_tokens_than_may_wait_are_refused_at_once(narrow: LmServable) -> No
         ask(narrow, ",".join(["6"] * 20))
     assert refused.value.retry_after_s is not None
     assert 0.01 <= refused.value.retry_after_s <= 5
+    # What can never be served is told first.
+    with pytest.raises(errors.InvalidArgumentError, match="min_p"):
+        ask(narrow, PROMPT, min_p=2)
     # A shorter one fits.
     waiting.start("second", "7,7", per_example_max_decode_steps=2)
     waiting.cancels[0]()

@@ -17,6 +17,7 @@ from saxml.engine.decoders import SampleDecoder
 from saxml.proto import common_pb2
 from saxml.server import configs, generate_inputs, registry
 from saxml.server.answers import Answers
+from saxml.server.generation import Generation
 from saxml.server.loading import LoadOptions
 from saxml.server.servable_model import LmServable
 from saxml.server.text_codec import TextCodec
@@ -113,13 +114,13 @@ def broken_decoder(method: str, after: int) -> Callable[[Callable[..., Any]], Ca
 CASES = [
     (generate_inputs.GenerateInputs, "parse", broken, None),
     (TextCodec, "prompt", broken, None),
-    (LmServable, "_decoder", broken, None),
-    (LmServable, "_decoder", broken_decoder("step", 0), "INTERNAL"),
-    (LmServable, "_decoder", broken_decoder("step", 3), "INTERNAL"),
-    (LmServable, "_decoder", broken_decoder("results", 0), "INTERNAL"),
+    (Generation, "_decoder", broken, None),
+    (Generation, "_decoder", broken_decoder("step", 0), "INTERNAL"),
+    (Generation, "_decoder", broken_decoder("step", 3), "INTERNAL"),
+    (Generation, "_decoder", broken_decoder("results", 0), "INTERNAL"),
     (Answers, "update", broken, None),
     (Answers, "finish", broken, None),
-    (LmServable, "_final_score", broken, None),
+    (Generation, "_score", broken, None),
 ]
 IN_STREAMS = [
     (Answers, "changes", broken, None),
