@@ -42,6 +42,8 @@ def test_a_model_lives_and_moves(admin: RunningAdmin, stubs: list[StubModelet]) 
     assert next(left for name, _, left in one.calls if name == "Load") is None, "no deadline"
     assert one.calls[0][0] == "GetStatus", "a server is asked before it is told anything"
     assert one.calls[0][1].include_method_stats
+    # 5 s; shorter here. What is left is told in gRPC's coarse units.
+    assert one.calls[0][2] == pytest.approx(admin_cell.SHORT.join_status, abs=0.5)
     first = admin.watch(0)
     addition = admin_pb2.Mutation(addition=one.address)
     assert first.result == admin_pb2.WatchResult(next_seqno=1, changelog=[addition])
@@ -51,7 +53,12 @@ def test_a_model_lives_and_moves(admin: RunningAdmin, stubs: list[StubModelet]) 
     assert len(token) == 16
     assert admin.watch(0, server_id).result == first.result
     assert admin.watch(1, "another").result == first.result
-    assert admin.watch(7, server_id).result == admin_pb2.WatchResult(next_seqno=1)
+    assert admin.watch(7, server_id) == admin_pb2.WatchLocResponse(
+        result=admin_pb2.WatchResult(next_seqno=1), admin_server_id=server_id
+    )
+    with pytest.raises(grpc.RpcError) as blocked:
+        admin.watch(1, server_id, timeout=0.3)
+    assert blocked.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED, "nothing is new"
     with pytest.raises(grpc.RpcError):
         admin.wait_for_ready(1, timeout=0.3)
     admin.wait_for_ready(0)
@@ -101,6 +108,8 @@ def test_a_model_lives_and_moves(admin: RunningAdmin, stubs: list[StubModelet]) 
     until(lambda: sorted(one.names() + two.names()).count("Unload") == 1)
     change = admin.watch(6, server_id).result.changelog
     assert [m.WhichOneof("kind") for m in change] == ["deletion"]
+    # Names are sorted, whoever was told first; addresses in the list, data addresses to clients.
+    assert list(admin.listed()[0].model.method_names) == ["lm.generate", "lm.score"]
 
     # The server that is left dies: out of the clients' sets, then the other one takes over.
     survivor, dead = (two, one) if "Unload" in two.names() else (one, two)
