@@ -10,9 +10,8 @@ from absl import logging
 
 from saxml.common import errors
 from saxml.common.clock import Clock
-from saxml.engine.decoders import Hypothesis, ScoreDecoder
+from saxml.engine.decoders import Hypothesis
 from saxml.engine.embedding import EmbedDecoder
-from saxml.engine.engine import Request
 from saxml.engine.gradient import Gradient
 from saxml.engine.heartbeat import Stall
 from saxml.engine.metrics import EngineMetrics, Gauges
@@ -22,6 +21,7 @@ from saxml.server.generate_inputs import GenerateInputs, RequestInputs
 from saxml.server.generation import Generation, geometric_mean
 from saxml.server.loading import Loaded, LoadOptions
 from saxml.server.pax.lm.params.template import CommonServingTemplate
+from saxml.server.scoring import Scoring
 from saxml.server.servable import OnCancel
 from saxml.server.stats import MethodStats
 
@@ -147,28 +147,8 @@ class LmServable:
             if not suffixes:
                 raise errors.InvalidArgumentError("there is no suffix to score")
             encoded = [self._codec.scored(prefix, suffix) for suffix in suffixes]
-            requests: list[Request] = []
-
-            def cancel() -> None:
-                for request in requests:
-                    self._engine.cancel(request)
-
-            on_cancel(cancel)
-            try:
-                for inputs, targets in encoded:
-                    requests.append(
-                        self._engine.submit(
-                            inputs,
-                            ScoreDecoder(targets),
-                            deadline=deadline,
-                            priority=asked.priority,
-                            cache_salt=asked.cache_salt,
-                        )
-                    )
-                return [self._score_of(r.future.result()[0]) for r in requests]
-            except errors.SaxError:
-                cancel()
-                raise
+            scoring = Scoring(self._engine, asked, deadline, on_cancel)
+            return [self._score_of(h) for h in scoring.run(encoded)]
 
     def embed(
         self, text: str, extra: common_pb2.ExtraInputs, deadline: float, on_cancel: OnCancel

@@ -250,6 +250,49 @@ def test_more_tokens_than_may_wait_are_refused_at_once(narrow: LmServable) -> No
     assert narrow.stats["lm.generate"].to_proto().pending_reqs == 0
 
 
+def test_any_number_of_suffixes_is_scored_though_few_tokens_may_wait(narrow: LmServable) -> None:
+    suffixes = [str(i) for i in range(2, 60)]
+    found = narrow.score(PROMPT, suffixes, extra(), NEVER, ignore)
+    assert len(found) == 58
+    few = narrow.score(PROMPT, ["5", "59"], extra(), NEVER, ignore)
+    assert few == pytest.approx([found[3], found[57]], abs=1e-5)
+    waiting = Waiting(narrow)
+    waiting.start("running", PROMPT, logit_bias="9=100", priority=100)
+    waiting.start("first", ",".join(["5"] * 22), per_example_max_decode_steps=2)
+    with pytest.raises(errors.ResourceExhaustedError):
+        narrow.score(PROMPT, suffixes, extra(), NEVER, ignore)
+    waiting.cancels[0]()
+    assert waiting.join() == ["first"]
+
+
+def test_client_that_leaves_ends_all_of_its_suffixes(narrow: LmServable) -> None:
+    waiting = Waiting(narrow)
+    waiting.start("running", PROMPT, logit_bias="9=100", priority=100)
+    begun = threading.Event()
+    cancels: list[Callable[[], None]] = []
+    raised: list[BaseException] = []
+
+    def on_cancel(cancel: Callable[[], None]) -> None:
+        cancels.append(cancel)
+        begun.set()
+
+    def score() -> None:
+        try:
+            narrow.score(PROMPT, ["1"] * 50, extra(), NEVER, on_cancel)
+        except errors.SaxError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=score)
+    thread.start()
+    assert begun.wait(10)
+    cancels[0]()
+    thread.join(30)
+    assert [type(error) for error in raised] == [errors.CancelledError]
+    waiting.cancels[0]()
+    assert waiting.join() == []
+    assert engine_of(narrow).pending == 0
+
+
 def test_methods_and_rows_are_those_of_the_configuration(checkpoint: str) -> None:
     found = load(checkpoint, ENABLE_GENERATE="false", NUM_CACHE_SLOTS="3", BATCH_SIZE="1")
     assert sorted(found.stats) == ["lm.generate_stream", "lm.score"]
