@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 
 from saxml.common.clock import Clock
-from saxml.common.errors import SaxError, from_rpc_error
+from saxml.common.errors import SaxError, UnavailableError, from_rpc_error
 from saxml.proto import admin_pb2, admin_pb2_grpc
 from saxml.storage.cell import CellStore
 
@@ -25,6 +25,8 @@ HEARTBEAT_S = 10.0
 LOOK_AGAIN_S = 2.0
 # The admin server calls back before it answers: 10 s to connect, 5 s to ask.
 JOIN_TIMEOUT_S = 20.0
+# A Join that takes longer may be one that is never answered.
+PATIENCE_S = 1.0
 FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 5.0
 # A reason for waiting that stays the same is repeated in the log this often.
@@ -140,11 +142,17 @@ class Joiner:
         with self._lock:
             if self._stop.is_set():
                 return
-            self._call = stub.Join.future(self._request, timeout=JOIN_TIMEOUT_S)
+            call = self._call = stub.Join.future(self._request, timeout=JOIN_TIMEOUT_S)
         try:
-            self._call.result()
+            self._give_up_if_moved(call, address)
+            call.result()
         except grpc.FutureCancelledError:
-            return  # by stop()
+            if self._stop.is_set():
+                return
+            self._hang_up()
+            raise UnavailableError(
+                f"{address} has not answered, and another admin server leads by now"
+            ) from None
         except grpc.RpcError as error:
             # Dial anew next time: the admin server may have moved or may just have come back.
             self._hang_up()
@@ -152,6 +160,20 @@ class Joiner:
         finally:
             with self._lock:
                 self._call = None
+
+    def _give_up_if_moved(self, call: Any, address: str) -> None:
+        """Returns when the call has ended; cancels it if it takes long and the cell has another
+        admin server: this one may be frozen."""
+        done = threading.Event()
+        call.add_done_callback(lambda _: done.set())
+        if done.wait(PATIENCE_S):
+            return
+        try:
+            self._cell.wait_for_other_location(address, JOIN_TIMEOUT_S, done)
+        except SaxError:
+            return  # nobody knows; the call has its deadline
+        if not done.is_set():
+            call.cancel()
 
     def _hang_up(self) -> None:
         if self._channel is not None:

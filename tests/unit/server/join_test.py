@@ -143,6 +143,25 @@ def test_it_follows_the_location(
     assert len(admins[0].joins) == 1
 
 
+def test_it_follows_the_location_while_the_old_admin_server_is_frozen(
+    cell: CellStore,
+    admins: list[Admin],
+    start: Callable[..., Joiner],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "saxml")
+    admins.append(Admin())
+    admins[0].hang.clear()
+    cell.write_location(admins[0].address)
+    start()
+    admins[0].wait_for_joins(1)
+    cell.write_location(admins[1].address)
+    admins[1].wait_for_joins(1)
+    _until(_logged(caplog, f"Joined {admins[1].address}"))
+    assert any("has not answered, and another admin server leads" in m for m in caplog.messages)
+    assert not any(f"Joined {admins[0].address}" in m for m in caplog.messages)
+
+
 def test_it_waits_for_a_cell_and_says_for_what(
     cell: CellStore,
     admins: list[Admin],
