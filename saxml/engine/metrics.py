@@ -168,10 +168,23 @@ class Gauges:
     running: int = 0
     waiting: int = 0
     queued_tokens: int = 0
+    page_size: int = 1
     pages: int = 0
     used_pages: int = 0
     cached_pages: int = 0
+    # In the used pages.
+    used_tokens: int = 0
+    preemptions: int = 0
+    # Requests that were given up because nothing could be planned.
+    stuck: int = 0
     prefix_queried_tokens: int = 0
     prefix_hit_tokens: int = 0
     # How long the loop's present turn has taken.
     turn_seconds: float = 0.0
+
+    @property
+    def waste(self) -> float:
+        """Share of the used pages that holds no tokens; 0 when none is used."""
+        room = self.used_pages * self.page_size
+        # The numbers are not of quite the same moment.
+        return max(0.0, 1.0 - self.used_tokens / room) if room else 0.0

@@ -68,6 +68,16 @@ _COUNTERS: tuple[tuple[str, str, Callable[[EngineMetrics, Gauges], float]], ...]
     ),
     ("sax_generation_tokens", "Tokens that were chosen.", lambda m, g: m.generation_tokens),
     (
+        "sax_num_preemptions",
+        "Requests that had to make way for one of a higher priority.",
+        lambda m, g: g.preemptions,
+    ),
+    (
+        "sax_requests_stuck",
+        "Requests given up because no step could be planned.",
+        lambda m, g: g.stuck,
+    ),
+    (
         "sax_prefix_cache_queries",
         "Prompt tokens looked up in the prefix cache.",
         lambda m, g: g.prefix_queried_tokens,
@@ -90,6 +100,11 @@ _GAUGES: tuple[tuple[str, str, Callable[[Gauges], float]], ...] = (
     ("sax_num_requests_running", "Requests that are being computed.", lambda g: g.running),
     ("sax_num_requests_waiting", "Requests in the queue.", lambda g: g.waiting),
     ("sax_queued_tokens", "Prompt tokens of the requests in the queue.", lambda g: g.queued_tokens),
+    (
+        "sax_kv_waste_ratio",
+        "Share of the used pages that holds no tokens.",
+        lambda g: g.waste,
+    ),
     (
         "sax_engine_turn_seconds",
         "How long the present turn of the step loop has taken.",

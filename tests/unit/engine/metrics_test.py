@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from saxml.engine.metrics import EngineMetrics, Histogram, Reason, Timeline
+from saxml.engine.metrics import EngineMetrics, Gauges, Histogram, Reason, Timeline
 
 
 def test_histogram_counts_by_upper_bound_as_prometheus_does() -> None:
@@ -82,6 +82,12 @@ def test_a_score_has_a_first_result_and_no_tokens() -> None:
     assert metrics.first_token_seconds.count == metrics.request_seconds.count == 1
     assert metrics.between_tokens_seconds.count == metrics.decode_seconds.count == 0
     assert (metrics.prompt_tokens, metrics.generation_tokens) == (9, 0)
+
+
+def test_waste_is_what_used_pages_do_not_hold() -> None:
+    assert Gauges(page_size=16, used_pages=10, used_tokens=152).waste == pytest.approx(0.05)
+    assert Gauges(page_size=16, used_pages=0, used_tokens=0).waste == 0
+    assert Gauges(page_size=16, used_pages=1, used_tokens=17).waste == 0
 
 
 def test_a_request_that_got_nothing_is_told_apart() -> None:

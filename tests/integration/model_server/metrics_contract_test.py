@@ -104,6 +104,8 @@ def test_every_count_is_what_was_served(served: InProcess, monkeypatch: pytest.M
             pass
         assert client.metrics()("queued_tokens") == 3
         assert client.metrics()("kv_pages", state="used") >= 4
+        # Pages of eight hold the few tokens of each.
+        assert 0.1 < client.metrics()("kv_waste_ratio") < 0.9
         cancelled = threading.Event()
         real = engine.cancel
         with monkeypatch.context() as patched:
@@ -154,8 +156,9 @@ def test_every_count_is_what_was_served(served: InProcess, monkeypatch: pytest.M
     assert m("prefix_cache_queries_total") >= m("prefix_cache_hits_total") >= 0
     # Every prompt token was computed or found; every token but the last of a sample was computed.
     assert m("step_tokens_sum") + m("prefix_cache_hits_total") >= prompt_tokens
-    for gauge in ("num_requests_running", "num_requests_waiting", "queued_tokens"):
-        assert m(gauge) == 0
+    nothing = ("num_requests_running", "num_requests_waiting", "queued_tokens", "kv_waste_ratio")
+    for name in (*nothing, "num_preemptions_total", "requests_stuck_total"):
+        assert m(name) == 0
     assert m("kv_pages", state="used") == 0
     pages = m("kv_pages", state="free") + m("kv_pages", state="cached")
     assert pages == engine.options.num_pages
