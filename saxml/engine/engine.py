@@ -63,6 +63,11 @@ _UNSOUND = errors.InternalError(
     " arithmetic of its device, are at fault"
 )
 
+_STUCK = errors.InternalError(
+    "no step could be planned for this request, which is a bug of the scheduler; please report it"
+    " with the model's options and the request's lengths"
+)
+
 
 class Request:
     """One request in flight; `future` gets its hypotheses, or a SaxError."""
@@ -217,10 +222,11 @@ class Engine:
         """Queues a request; any thread.
 
         prompt i32[n]; deadline on time.monotonic's clock; sampling concerns a SampleDecoder;
-        requests of a higher priority start first; cache_salt, unsigned 64 bits: keys and values of
-        prompts that begin alike are shared among requests with the same one; without cache_read
-        all of the prompt is computed, though others may use it; on_step is called in the engine's
-        thread after each of the request's steps with what there is, and must not block.
+        requests of a higher priority start first, and if need be others make way for them and go
+        on later; cache_salt, unsigned 64 bits: keys and values of prompts that begin alike are
+        shared among requests with the same one; without cache_read all of the prompt is computed,
+        though others may use it; on_step is called in the engine's thread after each of the
+        request's steps with what there is, and must not block.
 
         Raises InvalidArgumentError for a prompt that cannot be served, ResourceExhaustedError when
         the queue is full, UnavailableError when the engine is stopped or broken.
@@ -292,6 +298,27 @@ class Engine:
     def free_pages(self) -> int:
         """Pages no sequence uses; the prefix cache may keep some of them for later prompts."""
         return int(self.options.num_pages - self._scheduler.used_pages)
+
+    @property
+    def used_pages(self) -> int:
+        """Pages that sequences use, those that several share counted once."""
+        return int(self._scheduler.used_pages)
+
+    @property
+    def used_tokens(self) -> int:
+        """Tokens in the used pages, those of shared pages once; the waste of the used pages is 1 -
+        used_tokens / (used_pages * page_size)."""
+        return int(self._scheduler.used_tokens)
+
+    @property
+    def preemptions(self) -> int:
+        """How often a request had to make way for one of a higher priority."""
+        return int(self._scheduler.preemptions)
+
+    @property
+    def stuck(self) -> int:
+        """Requests given up because no step could be planned: a bug if there are any."""
+        return int(self._scheduler.stuck)
 
     @property
     def prefix_queried_tokens(self) -> int:
@@ -374,7 +401,10 @@ class Engine:
         start = time.monotonic()
         plan = self._scheduler.plan(start)
         for request_id, reason in self._scheduler.take_dropped():
-            if reason == native.DropReason.EXPIRED or self._was_late(request_id):
+            if reason == native.DropReason.STUCK:
+                logging.error("request %d kept the engine from going on", request_id)
+                self._fail(request_id, _STUCK)
+            elif reason == native.DropReason.EXPIRED or self._was_late(request_id):
                 self._fail(request_id, errors.DeadlineExceededError("deadline exceeded"))
             else:
                 self._fail(request_id, errors.CancelledError("cancelled by the client"))
