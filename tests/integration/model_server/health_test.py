@@ -3,6 +3,7 @@ or breaks, and when it is told to end while it streams. Real processes."""
 
 import concurrent.futures
 import pathlib
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -149,3 +150,19 @@ def test_streams_end_as_they_would_while_the_server_drains(
                     list(stream)
                 assert failed.value.code() == grpc.StatusCode.UNAVAILABLE
         assert server.process.wait(60) == 0
+
+
+def test_a_second_signal_ends_a_server_that_drains_at_once(tmp_path: pathlib.Path) -> None:
+    fault = tmp_path / "fault"
+    env = {FAULT_FILE: str(fault)}
+    with serving(
+        tmp_path, tiny.SAMPLES, flags=("--drain_timeout=600",), module=FAULTY, env=env
+    ) as server:
+        stream = server.client.stream([1, 5], temperature=1.0, seed=1)
+        next(stream)
+        fault.write_text("hang")
+        server.process.terminate()
+        server.process.wait_for("Draining for up to 600 s; a second signal ends this at once")
+        _until(lambda: server.client.fetch("/readyz") == (503, "draining\n"))
+        server.process.terminate()
+        assert server.process.wait(10) == 128 + signal.SIGTERM
