@@ -3,7 +3,7 @@ saxml.native.Scheduler, as in the engine; only the time that a step takes comes 
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -36,6 +36,17 @@ class StepCost:
         return StepCost(**{k: v * factor for k, v in dataclasses.asdict(self).items()})
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class MeasuredCost:
+    """Seconds of a step by its bucket, as measured."""
+
+    table: Mapping[int, float]
+
+    def seconds(self, tokens: int, rows: int = 0, copies: int = 0) -> float:
+        """Of one step."""
+        return self.table[tokens]
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
     """Sizes of the simulated engine; see saxml.engine.options. width: beams of a request."""
@@ -48,7 +59,7 @@ class Server:
     width: int = 1
     prefill_stretch: float = pace.STRETCH
 
-    def scheduler(self, cost: StepCost) -> native.Scheduler:
+    def scheduler(self, cost: StepCost | MeasuredCost) -> native.Scheduler:
         """An empty scheduler that knows what steps cost, as the engine tells it."""
         scheduler = native.Scheduler(
             num_pages=self.num_pages,
@@ -79,7 +90,7 @@ class Outcome:
 def replay(
     jobs: Sequence[Job],
     server: Server,
-    cost: StepCost,
+    cost: StepCost | MeasuredCost,
     batches: Batches | None,
     *,
     seed: int = 0,
@@ -98,7 +109,7 @@ class _Replay:
         self,
         jobs: Sequence[Job],
         server: Server,
-        cost: StepCost,
+        cost: StepCost | MeasuredCost,
         batches: Batches | None,
         seed: int,
         progress: Callable[[int], None],

@@ -1,0 +1,84 @@
+"""A picture of a benchmark's report: plot.py REPORT.json PICTURE.svg.
+
+Needs matplotlib, which the build does not have: pip install -r tools/bench/plot_requirements.txt,
+then run it with that Python from the root of the repository.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import matplotlib.figure
+
+_COLOURS = {"static": "#b45309", "continuous": "#1d4ed8"}
+
+
+def continuous_batching(report: dict[str, Any]) -> matplotlib.figure.Figure:
+    """Output against the p99 of the latency, on the engine and replayed."""
+    figure = matplotlib.figure.Figure(figsize=(9, 3.6), layout="constrained")
+    titles = {
+        "measured": "On the engine",
+        "replayed": "Replayed with the measured step costs",
+    }
+    for axes, (part, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
+        found = report[part]
+        for side, colour in _COLOURS.items():
+            rows = [row for row in found["rows"] if row["side"] == side]
+            rows.sort(key=lambda row: row["part"])
+            axes.plot(
+                [row["tokens_per_s"] for row in rows],
+                [row["p99_s"] for row in rows],
+                "o-",
+                color=colour,
+                label=side,
+            )
+        axes.axhline(found["limit_s"], color="#888888", linestyle=":", linewidth=1)
+        axes.set(
+            title=title, xlabel="output tokens/s", ylabel="p99 of the latency, s", yscale="log"
+        )
+        axes.grid(alpha=0.3, which="both")
+        axes.legend()
+    return figure
+
+
+def mlperf_server(report: dict[str, Any]) -> matplotlib.figure.Figure:
+    """Latency against the rate."""
+    figure = matplotlib.figure.Figure(figsize=(6.4, 3.8), layout="constrained")
+    axes = figure.subplots()
+    rates = [row["rate"] for row in report["rates"]]
+    for side, colour in _COLOURS.items():
+        for quantile, line in (("p99_s", "o-"), ("p50_s", ".--")):
+            axes.plot(
+                rates,
+                [row[side][quantile] for row in report["rates"]],
+                line,
+                color=colour,
+                label=f"{side}, {quantile[:3]}",
+            )
+    axes.axhline(report["limit_s"], color="#888888", linestyle=":", linewidth=1)
+    axes.set(xlabel="requests/s", ylabel="latency, s", yscale="log")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    return figure
+
+
+KINDS = {"continuous_batching": continuous_batching, "mlperf_server": mlperf_server}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Writes the picture."""
+    if len(argv) != 3:
+        print(__doc__, file=sys.stderr)
+        return 2
+    with open(argv[1], encoding="utf-8") as file:
+        report = json.load(file)
+    # Text stays text, and the same report gives the same file.
+    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "sax"})
+    KINDS[report["kind"]](report).savefig(argv[2], metadata={"Date": None})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
