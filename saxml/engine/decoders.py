@@ -6,7 +6,7 @@ tokens.
 """
 
 import dataclasses
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,7 @@ Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Continue:
+class Continue(NamedTuple):
     """The request goes on: sequence j continues parents[j] of the last step with tokens[j].
 
     samples[j] is the sample it belongs to, which its random draws depend on; None where nothing is
@@ -32,8 +31,7 @@ class Continue:
     samples: Ints | None = None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class LogProbs:
+class LogProbs(NamedTuple):
     """Of n tokens, under the model's own distribution: before temperature, penalties, biases and
     barred tokens, and none below result.LEAST_LOGP."""
 
@@ -97,7 +95,11 @@ class SampleDecoder:
             if not sequence:
                 raise errors.InvalidArgumentError("a stop sequence is empty")
             self._sequences.setdefault(sequence[-1], []).append(list(sequence))
-        self._alive = list(range(num_samples))  # the sample that each sequence belongs to
+        # The sample that each sequence belongs to. All of these have the same length.
+        self._alive = list(range(num_samples))
+        self._length = 0
+        self._parents = np.zeros(num_samples, np.int32)  # at the prompt's end there is one sequence
+        self._samples = np.arange(num_samples, dtype=np.int32)
         self._ended: set[int] = set()  # those that were told to end
         # Results are views of these: what they show never changes.
         self._tokens = np.zeros((num_samples, max_steps), np.int32)
@@ -106,7 +108,6 @@ class SampleDecoder:
         self._best_ids = np.zeros((num_samples, max_steps, 0), np.int32)
         self._lengths = [0] * num_samples
         self._scores = [0.0] * num_samples
-        self._started = False
 
     def prepare(self, params: SamplingParams) -> None:
         """Says, before the first step, what the request asks for."""
@@ -115,47 +116,62 @@ class SampleDecoder:
         self._best, self._best_ids = np.zeros(shape, np.float32), np.zeros(shape, np.int32)
 
     def step(self, seqs: Ints, rows: Floats) -> Continue | None:
-        """See Decoder."""
-        parents, tokens, alive = [], [], []
-        chosen = rows[:, result.TOKEN].astype(np.int32).tolist()
-        logp = rows[:, result.LOGP].tolist()
-        num_best = self._best.shape[2]
-        for index, seq in enumerate(seqs.tolist()):
-            # At the prompt's end all entries are of sequence 0, in the order of the samples.
-            sample = self._alive[seq if self._started else index]
+        """See Decoder. The rows are those of all sequences, in their order; at the prompt's end, of
+        all samples."""
+        chosen = rows[:, result.TOKEN].astype(np.int32)
+        place = self._length
+        self._length = place + 1
+        over = False
+        for sample, token, logp in zip(
+            self._alive, chosen.tolist(), rows[:, result.LOGP].tolist(), strict=True
+        ):
             if sample in self._ended:
+                over = True
                 continue
-            place, token = self._lengths[sample], chosen[index]
             self._tokens[sample, place] = token
-            self._logp[sample, place] = logp[index]
-            if num_best:
-                self._best[sample, place] = rows[index, result.best_logp(num_best)]
-                self._best_ids[sample, place] = rows[index, result.best_id(num_best)]
+            self._logp[sample, place] = logp
+            self._scores[sample] += logp
             self._lengths[sample] = place + 1
-            self._scores[sample] += logp[index]
-            if not self._stops(sample, token) and place + 1 < self.max_new_tokens:
-                parents.append(seq)
-                tokens.append(token)
-                alive.append(sample)
-        self._started = True
-        self._alive = alive
-        if not alive:
-            return None
-        return Continue(
-            np.array(parents, np.int32), np.array(tokens, np.int32), np.array(alive, np.int32)
-        )
+            over = over or token in self.stop_ids or token in self._sequences
+        if self._best.shape[2]:
+            self._take_best(rows)
+        if over or place + 1 == self.max_new_tokens or place == 0:
+            return self._narrowed(chosen)
+        return Continue(self._parents, chosen, self._samples)
 
-    def _stops(self, sample: int, token: int) -> bool:
-        """Whether a sample ends with this, its last token."""
+    def _take_best(self, rows: Floats) -> None:
+        count = self._best.shape[2]
+        places = self._samples, self._length - 1
+        self._best[places] = rows[:, result.best_logp(count)]
+        self._best_ids[places] = rows[:, result.best_id(count)]
+
+    def _narrowed(self, chosen: Ints) -> Continue | None:
+        """Goes on with those samples that do."""
+        whole = self._length == self.max_new_tokens
+        going_on = [
+            index
+            for index, sample in enumerate(self._alive)
+            if not whole and sample not in self._ended and not self._stops(sample)
+        ]
+        kept = np.array(going_on, np.int32)
+        parents = self._parents[kept]
+        self._alive = [self._alive[index] for index in going_on]
+        self._samples = self._samples[kept]
+        self._parents = np.arange(len(kept), dtype=np.int32)
+        return Continue(parents, chosen[kept], self._samples) if going_on else None
+
+    def _stops(self, sample: int) -> bool:
+        """Whether a sample ends with its last token."""
+        token = int(self._tokens[sample, self._length - 1])
         if token in self.stop_ids:
             return True
-        length = self._lengths[sample]
-        if token not in self._sequences or length <= self._min_steps:
+        if self._length <= self._min_steps:
             return False
         return any(
-            len(sequence) <= length
-            and self._tokens[sample, length - len(sequence) : length].tolist() == sequence
-            for sequence in self._sequences[token]
+            len(sequence) <= self._length
+            and self._tokens[sample, self._length - len(sequence) : self._length].tolist()
+            == sequence
+            for sequence in self._sequences.get(token, ())
         )
 
     def end(self, sample: int) -> bool:

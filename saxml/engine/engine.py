@@ -424,15 +424,17 @@ class Engine:
         self.steps += 1
         rows = np.asarray(found)[: plan.num_entries]
         sound = np.isfinite(rows[:, result.MASS])
+        all_sound = sound.all()
         now = time.monotonic()
-        owners = plan.entry_request
+        owners, seqs = plan.entry_request.tolist(), plan.entry_seq
         first = 0
-        for last in [*(np.flatnonzero(np.diff(owners)) + 1).tolist(), plan.num_entries]:
-            if first < last and not sound[first:last].all():
-                self._scheduler.finish(int(owners[first]))
-                self._fail(int(owners[first]), _UNSOUND)
-            elif first < last:
-                self._decode(int(owners[first]), plan.entry_seq[first:last], rows[first:last], now)
+        for owner, entries in itertools.groupby(owners):
+            last = first + len(list(entries))
+            if all_sound or sound[first:last].all():
+                self._decode(owner, seqs[first:last], rows[first:last], now)
+            else:
+                self._scheduler.finish(owner)
+                self._fail(owner, _UNSOUND)
             first = last
         self.metrics.stepped(plan.num_tokens, plan.num_rows, start, now)
 
