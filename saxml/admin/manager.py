@@ -87,6 +87,7 @@ class Manager:
         self._open = True
         self._members.open()
         self._sizes = self._new_sizes()
+        self._changes.note_everything()
         await self.registry.restore(self.clock.monotonic() + self._periods.rejoin)
 
     async def run(self) -> None:
@@ -204,10 +205,10 @@ class Manager:
             self._note(server.address, model)
         self._ring([*merged.lost, *merged.failed, *merged.changed])
 
-    def on_members_change(self) -> None:
+    def on_members_change(self, server: JoinedServer) -> None:
         """See members.Listener."""
         if self._open:
-            self._show(self.registry.models.values())
+            self._show(self._published(server.entries))
         self._wake_for_everything()
 
     def _note(self, server: str, model: str) -> None:

@@ -37,8 +37,8 @@ class Listener(Protocol):
     def on_report(self, server: JoinedServer, merged: Merged) -> None:
         """A report has changed something."""
 
-    def on_members_change(self) -> None:
-        """A server has gone silent, or speaks again."""
+    def on_members_change(self, server: JoinedServer) -> None:
+        """The server has gone silent, or speaks again, or drains."""
 
 
 class Members:
@@ -102,7 +102,7 @@ class Members:
             if server.is_silent:
                 _logger.info("Model server %s answers again", server.address)
             server.is_silent = False
-            self._listener.on_members_change()
+            self._listener.on_members_change(server)
         if merged.lost or merged.failed or merged.changed:
             self._listener.on_report(server, merged)
 
@@ -130,7 +130,7 @@ class Members:
         broken = status.code == grpc.StatusCode.UNAVAILABLE
         if not server.is_silent and (broken or server.failed_polls >= _PATIENCE):
             server.is_silent = True
-            self._listener.on_members_change()
+            self._listener.on_members_change(server)
 
     async def _take_in(self, request: admin_pb2.JoinRequest) -> None:
         modelet = self._connect(request.address)
