@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import pathlib
 import socket
@@ -12,13 +13,15 @@ import pytest
 from saxml.common.errors import FailedPreconditionError
 from saxml.proto import common_pb2
 from tests.integration import admin_cell
-from tests.integration.admin_cell import RunningAdmin
+from tests.integration.admin_cell import SHORT, RunningAdmin
 from tests.integration.browser import CHROMIUM, browser
 from tests.integration.stub_modelet import StubModelet, until
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="Chromium is not installed (Debian: apt-get install chromium)"
 )
+# A machine that is busy with a browser takes nobody out.
+_PATIENT = dataclasses.replace(SHORT, prune=60.0)
 DESKTOP, PHONE = (1280, 800), (390, 844)
 # Where screenshots go to be looked at; with Bazel, bazel-testlogs/.../test.outputs.
 _OUT = os.environ.get("TEST_UNDECLARED_OUTPUTS_DIR")
@@ -37,7 +40,7 @@ def admin(tmp_path: pathlib.Path) -> Iterator[RunningAdmin]:
     with socket.create_server(("localhost", 0)) as free:
         port = free.getsockname()[1]
     with (
-        admin_cell.running(str(tmp_path / "root"), http_port=port) as admin,
+        admin_cell.running(str(tmp_path / "root"), http_port=port, periods=_PATIENT) as admin,
         contextlib.closing(_Closable(("p.Lm", "p.Other"))) as good,
         contextlib.closing(_Closable(("p.Bad",))) as bad,
     ):

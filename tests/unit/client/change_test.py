@@ -157,4 +157,4 @@ def test_cell_without_leader_says_who_stands_by(world: World) -> None:
         AdminClient(str(world.root), CELL) as admin,
         pytest.raises(UnavailableError, match=r"stands by; the leader of .* is 192\.0\.2\.9"),
     ):
-        admin.list_models(0.5)
+        admin.list_models(3.0)
