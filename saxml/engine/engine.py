@@ -7,7 +7,6 @@ Nothing blocks the loop but the device; what a request's owner has to do with it
 the owner's thread.
 """
 
-import concurrent.futures
 import itertools
 import math
 import queue
@@ -15,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-import grpc
 import jax
 import numpy as np
 from absl import logging
@@ -36,8 +34,9 @@ from saxml.engine.decoders import (
 )
 from saxml.engine.embedding import EmbedDecoder, Embedders
 from saxml.engine.heartbeat import Heartbeat
-from saxml.engine.metrics import EngineMetrics, Gauges, Reason, Timeline
+from saxml.engine.metrics import EngineMetrics, Gauges
 from saxml.engine.options import EngineOptions
+from saxml.engine.request import Request, reason_of
 from saxml.engine.sampling_params import SamplingParams
 from saxml.models import sharding
 from saxml.models.config import ModelConfig
@@ -50,12 +49,6 @@ _MEASURED_STEPS = 5
 _MEASURED_S = 0.5
 # How long stop() waits for the step that runs.
 _STOP_WAIT_S = 10.0
-# gRPC cancels a call when its deadline comes, a little before we see it.
-_LATE_S = 0.1
-_REASONS = {
-    grpc.StatusCode.CANCELLED: Reason.CANCELLED,
-    grpc.StatusCode.DEADLINE_EXCEEDED: Reason.DEADLINE,
-}
 _NO_TARGETS = np.empty(0, np.int32)
 _GREEDY = SamplingParams()
 _UNSOUND = errors.InternalError(
@@ -67,26 +60,6 @@ _STUCK = errors.InternalError(
     "no step could be planned for this request, which is a bug of the scheduler; please report it"
     " with the model's options and the request's lengths"
 )
-
-
-class Request:
-    """One request in flight; `future` gets its hypotheses, or a SaxError."""
-
-    def __init__(
-        self,
-        request_id: int,
-        decoder: Decoder,
-        on_step: Callable[[list[Hypothesis]], None] | None,
-        timeline: Timeline,
-        deadline: float = math.inf,
-    ) -> None:
-        self.id = request_id
-        self.deadline = deadline
-        self.cancelled = -math.inf
-        self.decoder = decoder
-        self.on_step = on_step
-        self.timeline = timeline
-        self.future: concurrent.futures.Future[list[Hypothesis]] = concurrent.futures.Future()
 
 
 class Engine:
@@ -237,8 +210,7 @@ class Engine:
             raise errors.InvalidArgumentError(
                 f"token id {outside[0]} is outside the vocabulary of {self.config.vocab_size}"
             )
-        timeline = Timeline(len(prompt), generates=decoder.max_new_tokens > 0)
-        request = Request(next(self._ids), decoder, on_step, timeline, deadline)
+        request = Request(next(self._ids), decoder, len(prompt), deadline=deadline, on_step=on_step)
         self._requests[request.id] = request
         if isinstance(decoder, EmbedDecoder):
             self._embedders.add(request.id, decoder)
@@ -274,7 +246,7 @@ class Engine:
     def cancel(self, request: Request) -> None:
         """Gives up a request; its pages are free within one step. Does nothing if it has
         finished."""
-        request.cancelled = time.monotonic()
+        request.note_cancelled()
         self._scheduler.cancel(request.id)
 
     def finish_early(self, request: Request, sample: int) -> None:
@@ -401,10 +373,12 @@ class Engine:
         start = time.monotonic()
         plan = self._scheduler.plan(start)
         for request_id, reason in self._scheduler.take_dropped():
+            request = self._requests.get(request_id)
+            late = request is not None and request.was_late
             if reason == native.DropReason.STUCK:
                 logging.error("request %d kept the engine from going on", request_id)
                 self._fail(request_id, _STUCK)
-            elif reason == native.DropReason.EXPIRED or self._was_late(request_id):
+            elif reason == native.DropReason.EXPIRED or late:
                 self._fail(request_id, errors.DeadlineExceededError("deadline exceeded"))
             else:
                 self._fail(request_id, errors.CancelledError("cancelled by the client"))
@@ -437,11 +411,6 @@ class Engine:
                 self._fail(owner, _UNSOUND)
             first = last
         self.metrics.stepped(plan.num_tokens, plan.num_rows, start, now)
-
-    def _was_late(self, request_id: int) -> bool:
-        """Whether a request was given up because its deadline came."""
-        request = self._requests.get(request_id)
-        return request is not None and request.cancelled > request.deadline - _LATE_S
 
     def _decode(self, request_id: int, seqs: Ints, rows: Floats, now: float) -> None:
         """Hands a request its rows, which came at `now`; whatever goes wrong there concerns this
@@ -482,24 +451,13 @@ class Engine:
         self._scheduler.finish(request.id)
         results = request.decoder.results()
         del self._requests[request.id]
-        self.metrics.finished_with(
-            request.timeline, self._reason(request.decoder, results), time.monotonic()
-        )
+        reason = request.reason(results, self.options.stop_ids)
+        self.metrics.finished_with(request.timeline, reason, time.monotonic())
         request.future.set_result(results)
-
-    def _reason(self, decoder: Decoder, results: list[Hypothesis]) -> Reason:
-        """How a request that was answered came to its end."""
-        most = decoder.max_new_tokens
-        if most == 0:
-            return Reason.DONE
-        stops = self.options.stop_ids
-        cut = any(len(r.tokens) == most and r.tokens[-1] not in stops for r in results)
-        return Reason.LENGTH if cut else Reason.STOP
 
     def _fail(self, request_id: int, error: errors.SaxError) -> None:
         request = self._requests.pop(request_id, None)
         if request is None:
             return
-        reason = _REASONS.get(error.code, Reason.FAILED)
-        self.metrics.finished_with(request.timeline, reason, time.monotonic())
+        self.metrics.finished_with(request.timeline, reason_of(error), time.monotonic())
         request.future.set_exception(error)

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 
 from saxml.engine.beam import BeamDecoder
 from saxml.engine.decoders import Decoder, Hypothesis, SampleDecoder
-from saxml.engine.engine import Engine, Request
+from saxml.engine.engine import Engine
+from saxml.engine.request import Request
 from saxml.proto import common_pb2
 from saxml.server.answers import Answers
 from saxml.server.generate_inputs import GenerateInputs

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from saxml.common import errors
 from saxml.engine.decoders import Hypothesis, Ints, ScoreDecoder
-from saxml.engine.engine import Engine, Request
+from saxml.engine.engine import Engine
+from saxml.engine.request import Request
 from saxml.server.generate_inputs import RequestInputs
 from saxml.server.servable import OnCancel
 

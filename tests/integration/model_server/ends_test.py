@@ -57,7 +57,7 @@ def _told(served: InProcess, model: str, end: Callable[..., None]) -> None:
 
     def told() -> bool:
         requests = list(engine._requests.values())
-        return any(r.cancelled > 0 or r.deadline < time.monotonic() for r in requests)
+        return any(r.was_cancelled or r.deadline < time.monotonic() for r in requests)
 
     _until(told)
 

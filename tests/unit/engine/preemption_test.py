@@ -12,7 +12,8 @@ from saxml import native
 from saxml.common import errors
 from saxml.engine.beam import BeamDecoder, BeamOptions
 from saxml.engine.decoders import Decoder, Hypothesis, SampleDecoder, ScoreDecoder
-from saxml.engine.engine import Engine, Request
+from saxml.engine.engine import Engine
+from saxml.engine.request import Request
 from saxml.engine.sampling_params import SamplingParams
 from tests.unit.engine import tiny
 
