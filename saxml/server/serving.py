@@ -38,9 +38,10 @@ from saxml.server.term import TermFence
 from saxml.server.watchdog import Watchdog
 from saxml.storage.cell import CellStore
 
-# Handlers block while the engine decodes, so there are more threads than requests that models
-# admit.
-_MAX_THREADS = 1024
+# Handlers block while the engine decodes: so many calls of models at once, and threads for all
+# else.
+_MAX_CALLS = 1024
+_OTHER_THREADS = 64
 _STOP_GRACE_S = 2.0
 _LEAVE_TIMEOUT_S = 5.0
 _SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -62,11 +63,13 @@ class ModelServer:
         clock: Clock,
         http_host: str = "localhost",
         http_port: int = 0,
+        max_calls: int = _MAX_CALLS,
         on_failure: Callable[[str], None] = lambda reason: None,
     ) -> None:
         """Binds `port` (0: a free one). Raises FailedPreconditionError when it is in use.
 
-        /healthz, /readyz and /metrics are on http_port of http_host; 0 for none. on_failure: told
+        /healthz, /readyz and /metrics are on http_port of http_host; 0 for none. max_calls: of all
+        models together, served at once. on_failure: told
         once, from another thread, why a model that was loaded cannot go on; only another process
         can.
         """
@@ -76,14 +79,14 @@ class ModelServer:
         self._watchdog = Watchdog(models, say=self._say_ready, on_failure=on_failure)
         self._http = HttpStatus(self._watchdog.ready, metrics, alive=self._watchdog.alive)
         self._server = grpc.server(
-            futures.ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="rpc"),
+            futures.ThreadPoolExecutor(max_calls + _OTHER_THREADS, thread_name_prefix="rpc"),
             interceptors=[RpcInterceptor(RpcMetrics(metrics)), errors.StatusInterceptor()],
             options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 64 << 20)],
         )
         modelet_pb2_grpc.add_ModeletServicer_to_server(
             ModeletService(models, TermFence()), self._server
         )
-        lm_pb2_grpc.add_LMServiceServicer_to_server(LmService(models), self._server)
+        lm_pb2_grpc.add_LMServiceServicer_to_server(LmService(models, max_calls), self._server)
         self._health: Any = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._names = [

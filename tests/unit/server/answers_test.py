@@ -146,6 +146,36 @@ def test_another_sequence_takes_back_what_it_does_not_begin_with() -> None:
     assert client.texts == ["a dog barks"]
 
 
+@given(
+    st.lists(
+        st.tuples(st.text("ab é日🙂", max_size=8), st.integers(0, 2), st.booleans(), st.booleans()),
+        max_size=8,
+    )
+)
+def test_whatever_takes_whose_place_the_client_has_the_text_of_the_last(
+    steps: list[tuple[str, int, bool, bool]],
+) -> None:
+    """Of each: a text, how many of its last tokens are not there yet, whether it has ended, whether
+    a message is sent now."""
+    found, client = answers(), Client()
+    ids: list[int] = []
+    for text, missing, ended, sent in steps:
+        ids = GPT2.encode(text)
+        ids = ids[: max(0, len(ids) - missing)]
+        found.update([hypothesis(ids, ended=ended)])
+        if sent:
+            client.take(found.changes())
+            whole = TEXT.decode(np.array(ids, np.int32))
+            if not ended:
+                # Of a character that is not complete nothing is shown.
+                whole = whole.rstrip("\N{REPLACEMENT CHARACTER}")
+            assert client.texts == [whole]
+            assert client.scores == [pytest.approx(-len(ids))]
+    found.finish([hypothesis(ids, ended=True)])
+    client.take(found.changes())
+    assert client.texts == [TEXT.decode(np.array(ids, np.int32))]
+
+
 def test_sequence_that_had_ended_may_be_displaced() -> None:
     found, client = answers(), Client()
     for text, ended in (("the cat", True), ("the cat sat", False), ("the", True)):

@@ -46,7 +46,7 @@ def fetch(server: ModelServer, path: str) -> tuple[int, str]:
 class Running:
     """A started server and stubs to call it."""
 
-    def __init__(self) -> None:
+    def __init__(self, **options: Any) -> None:
         self.servable = FakeServable(KEY)
         self.failures: list[str] = []
         self.models = ModelTable(self._build)
@@ -58,6 +58,7 @@ class Running:
             clock=SystemClock(),
             http_port=free_port(),
             on_failure=self.failures.append,
+            **options,
         )
         self.server.start()
         self.channel = grpc.insecure_channel(f"127.0.0.1:{self.server.port}")
@@ -89,6 +90,32 @@ def running() -> Iterator[Running]:
     running = Running()
     yield running
     running.servable.gate.set()
+    running.server.stop()
+    running.channel.close()
+
+
+def test_calls_of_models_leave_threads_for_all_else() -> None:
+    running = Running(max_calls=3)
+    running.servable.gate.clear()
+    calls = [running.generate("x") for _ in range(2)]
+    stream = running.lm.GenerateStream(lm_pb2.GenerateRequest(model_key=KEY, text="ab"), timeout=20)
+    for _ in range(200):
+        if sum(stats.to_proto().pending_reqs for stats in running.servable.stats.values()) == 3:
+            break
+        time.sleep(0.01)
+    for _ in range(100):
+        with pytest.raises(grpc.RpcError) as refused:
+            running.generate("x").result()
+        error = errors.from_rpc_error(refused.value)
+        assert error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "this model server serves 3 of all its models" in str(error)
+        assert error.retry_after_s == 0.5
+    assert running.health() == SERVING
+    assert running.statuses() == [common_pb2.LOADED]
+    running.servable.gate.set()
+    assert [call.result().texts[0].text for call in calls] == ["x", "x"]
+    assert "".join(m.items[0].text for m in stream) == "ab"
+    assert running.generate("y").result().texts[0].text == "y"
     running.server.stop()
     running.channel.close()
 
