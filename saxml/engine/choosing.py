@@ -86,7 +86,7 @@ class Choosing:
         if asked > self._options.max_logprobs:
             raise errors.InvalidArgumentError(
                 f"logprobs is {asked}; this model reports at most {self._options.max_logprobs}"
-                " (MAX_LOGPROBS)"
+                " (max_logprobs)"
             )
         if outside := [t for t in params.logit_bias if t >= self._vocab_size]:
             raise errors.InvalidArgumentError(

@@ -1,0 +1,114 @@
+"""The device's result of a step: what is chosen, and what is told of it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from saxml.engine import adjustments, choice, result
+from saxml.engine.sampling_params import SamplingParams
+from tests.unit.engine import tiny
+
+VOCAB, SIZE = 12, 512
+OPTIONS = tiny.options(num_candidates=3, max_logprobs=4, stop_ids=(2, 7))
+CHOOSE = jax.jit(choice.choose, static_argnums=0)
+NOTHING = adjustments.nothing(SIZE)
+
+
+def choose(
+    logits: np.ndarray,
+    params: SamplingParams,
+    *,
+    first_stop: int = 0,
+    changes: np.ndarray = NOTHING,
+    target: int = -1,
+) -> np.ndarray:
+    """Results of 4 rows at positions 10, 11, 12, 13."""
+    entries = choice.Entries(
+        params=jnp.broadcast_to(choice.row_params(params, first_stop), (4, choice.ROW_PARAMS)),
+        target=jnp.full(4, target, jnp.int32),
+        sample=jnp.zeros(4, jnp.int32),
+        position=jnp.arange(10, 14, dtype=jnp.int32),
+    )
+    return np.asarray(CHOOSE(OPTIONS, jnp.asarray(logits), entries, changes))
+
+
+def biased(token: int, bias: float) -> np.ndarray:
+    """A change of all four rows."""
+    rows = np.array([[token], [0], [0], [0]], np.int32)
+    rows.view(np.float32)[1:3] = [[bias], [1.0]]
+    return adjustments.pack(SIZE, [(row, rows) for row in range(4)])
+
+
+LOGITS = np.random.default_rng(0).normal(size=(4, VOCAB)).astype(np.float32) * 2
+LOGP = LOGITS - np.log(np.exp(LOGITS.astype(np.float64)).sum(-1, keepdims=True))
+
+
+def test_columns_are_of_the_models_own_distribution() -> None:
+    params = SamplingParams(temperature=3.0, seed=5)
+    for changes in (NOTHING, biased(4, 50.0)):
+        rows = choose(LOGITS, params, changes=changes, target=9)
+        token = rows[:, result.TOKEN].astype(int)
+        assert (token == 4).all() == (changes is not NOTHING)
+        every = np.arange(4)
+        np.testing.assert_allclose(rows[:, result.LOGP], LOGP[every, token], atol=1e-5)
+        np.testing.assert_allclose(rows[:, result.TARGET], LOGP[:, 9], atol=1e-5)
+        best = np.argsort(-LOGITS, axis=1, kind="stable")[:, :4]
+        np.testing.assert_array_equal(rows[:, result.best_id(4)], best)
+        wanted = np.take_along_axis(LOGP, best, 1)
+        np.testing.assert_allclose(rows[:, result.best_logp(4)], wanted, atol=1e-5)
+        np.testing.assert_array_equal(rows[:, result.best_id(3)], best[:, :3])
+        np.testing.assert_allclose(rows[:, result.stop_logp(2)], LOGP[:, [2, 7]], atol=1e-5)
+        mass = np.log(np.exp(LOGITS.astype(np.float64)).sum(-1))
+        np.testing.assert_allclose(rows[:, result.MASS], mass, atol=1e-5)
+
+
+def test_lowest_token_wins_among_equals() -> None:
+    logits = np.zeros((4, VOCAB), np.float32)
+    logits[:, [3, 6, 8]] = 1.5
+    rows = choose(logits, SamplingParams())
+    assert rows[:, result.TOKEN].tolist() == [3] * 4
+    assert rows[0, result.best_id(4)].tolist() == [3, 6, 8, 0]
+    # Also where something else is changed, and where the change itself makes a tie.
+    assert choose(logits, SamplingParams(), changes=biased(3, -9.0))[0, result.TOKEN] == 6
+    assert choose(logits, SamplingParams(), changes=biased(1, 1.5))[0, result.TOKEN] == 1
+
+
+def test_stop_tokens_are_barred_before_a_position() -> None:
+    logits = LOGITS.copy()
+    logits[:, 7] = 50.0
+    rows = choose(logits, SamplingParams(temperature=2.0), first_stop=12)
+    assert (rows[:2, result.TOKEN] != 7).all()
+    assert (rows[:2, result.TOKEN] != 2).all()
+    assert rows[2:, result.TOKEN].tolist() == [7, 7]
+    # Beams see the distribution as it is.
+    assert (rows[:, result.best_id(1)] == 7).all()
+    # A bias does not get around it.
+    rows = choose(logits, SamplingParams(), first_stop=12, changes=biased(2, 100.0))
+    assert (rows[:2, result.TOKEN] != 2).all()
+    assert rows[2:, result.TOKEN].tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf], ids=str)
+@pytest.mark.parametrize("changes", [NOTHING, biased(1, 1.0)], ids=["plain", "changed"])
+def test_rows_that_are_no_distribution_say_so_and_change_no_other(
+    bad: float, changes: np.ndarray
+) -> None:
+    logits = LOGITS.copy()
+    logits[1, 5] = bad
+    logits[3] = -np.inf
+    params = SamplingParams(temperature=1.0, seed=3)
+    rows, sound = choose(logits, params, changes=changes), choose(LOGITS, params, changes=changes)
+    assert np.isfinite(rows[:, result.MASS]).tolist() == [True, False, True, False]
+    np.testing.assert_array_equal(rows[[0, 2]], sound[[0, 2]])
+
+
+def test_no_log_probability_is_below_the_least() -> None:
+    logits = LOGITS.copy()
+    logits[:, 9] = -np.inf
+    logits[:, 2] = -1e30
+    rows = choose(logits, SamplingParams(), target=9)
+    assert (rows[:, result.TARGET] == result.LEAST_LOGP).all()
+    assert (rows[:, result.stop_logp(2)][:, 0] == result.LEAST_LOGP).all()
+    assert np.isfinite(rows).all()
+    assert (choose(logits, SamplingParams(temperature=100.0))[:, result.TOKEN] != 9).all()
