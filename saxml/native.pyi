@@ -218,9 +218,9 @@ class Scheduler:
 
         With T the bucket, R = min(T, max_rows), MP = ceil(max_model_len / page_size), W =
         row_params: header[8] (num_tokens, num_rows, num_decode_rows, num_entries, num_copies,
-        0, 0, 0), tokens[T], positions[T], slots[T], q_start[R + 1], kv_len[R], page_table[R *
-        MP], copy_src[R], copy_dst[R], entry_token[R], entry_target[R], entry_sample[R],
-        entry_position[R], entry_params[R * W].
+        0, 0, 0), tokens[T], token_source[T], positions[T], slots[T], q_start[R + 1], kv_len[R],
+        page_table[R * MP], copy_src[R], copy_dst[R], entry_token[R], entry_target[R],
+        entry_sample[R], entry_position[R], entry_params[R * W].
         """
     def plan(self, now: float) -> StepPlan | None:
         """
@@ -230,6 +230,28 @@ class Scheduler:
         that is stuck, if there ever is one. Then takes
         every sequence with a pending token and fills up with prompts. It takes microseconds and
         keeps the GIL.
+        """
+    def resolve(
+        self,
+        request_id: int,
+        samples: numpy.typing.NDArray[numpy.int32],
+        tokens: numpy.typing.NDArray[numpy.int32],
+    ) -> None:
+        """
+        Tell the tokens that a request has run ahead with.
+
+        The sequences of samples[j], in ascending order of their places, go on with tokens[j];
+        the others end, and what later plans emitted for them is stale. ValueError if the request
+        has not run ahead, or no such sample goes on.
+        """
+    def run_ahead(self, request_ids: collections.abc.Sequence[int]) -> bool:
+        """
+        Have requests go on before the tokens that the last plan's entries give are known.
+
+        The next plan's token_source says which entry of the last one gives each such token.
+        Requests that end with these tokens, and scored ones, stay as they are. False, and nothing has changed, if one
+        of them cannot go on so, or is to make way for a request of a higher priority: then
+        advance them first.
         """
     def set_mix(self, largest: collections.abc.Sequence[int]) -> None:
         """

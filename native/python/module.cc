@@ -257,9 +257,9 @@ True as soon as a request waits, runs or is to be dropped, or wake() was called.
 
 With T the bucket, R = min(T, max_rows), MP = ceil(max_model_len / page_size), W =
 row_params: header[8] (num_tokens, num_rows, num_decode_rows, num_entries, num_copies,
-0, 0, 0), tokens[T], positions[T], slots[T], q_start[R + 1], kv_len[R], page_table[R *
-MP], copy_src[R], copy_dst[R], entry_token[R], entry_target[R], entry_sample[R],
-entry_position[R], entry_params[R * W].)")
+0, 0, 0), tokens[T], token_source[T], positions[T], slots[T], q_start[R + 1], kv_len[R],
+page_table[R * MP], copy_src[R], copy_dst[R], entry_token[R], entry_target[R],
+entry_sample[R], entry_position[R], entry_params[R * W].)")
       .def("plan", &Plan, py::arg("now"),
            R"(Choose the next step, or None when there is nothing to do.
 
@@ -291,6 +291,27 @@ prompts may fill a step of largest[i] tokens. They get at least 8 tokens a step 
 Before the first plan().
 
 Raises ValueError unless there is one of the buckets, no smaller, for each.)")
+      .def(
+          "run_ahead",
+          [](Scheduler& self, const std::vector<int64_t>& ids) { return self.RunAhead(ids); },
+          py::arg("request_ids"),
+          R"(Have requests go on before the tokens that the last plan's entries give are known.
+
+The next plan's token_source says which entry of the last one gives each such token.
+Requests that end with these tokens, and scored ones, stay as they are. False, and nothing has changed, if one
+of them cannot go on so, or is to make way for a request of a higher priority: then
+advance them first.)")
+      .def(
+          "resolve",
+          [](Scheduler& self, int64_t id, const Ids& samples, const Ids& tokens) {
+            self.Resolve(id, View(samples, "samples"), View(tokens, "tokens"));
+          },
+          py::arg("request_id"), py::arg("samples"), py::arg("tokens"),
+          R"(Tell the tokens that a request has run ahead with.
+
+The sequences of samples[j], in ascending order of their places, go on with tokens[j];
+the others end, and what later plans emitted for them is stale. ValueError if the request
+has not run ahead, or no such sample goes on.)")
       .def("finish", &Scheduler::Finish, py::arg("request_id"),
            "Release all that a request holds; unknown ids are ignored.")
       .def("check_integrity", &Scheduler::CheckIntegrity,

@@ -7,6 +7,11 @@
 #include "native/base/str_cat.h"
 
 namespace sax {
+namespace {
+
+constexpr int32_t kUnknown = -1;
+
+}  // namespace
 
 int64_t WorstCasePages(const Request& request, int page_size) {
   const int64_t prompt = request.prompt.size();
@@ -61,7 +66,8 @@ std::span<const int32_t> Group::PageTokens(const Sequence& sequence, int index) 
 
 void Group::EnterPages(PrefixIndex* index) {
   for (Sequence& sequence : sequences_) {
-    const int full = sequence.table.full_pages();
+    int full = sequence.table.full_pages();
+    if (unknown_) full = std::min(full, WithoutPending(sequence) / page_size_);
     for (; sequence.entered < full; ++sequence.entered) {
       const int i = sequence.entered;
       const auto pages = sequence.table.pages();
@@ -127,7 +133,7 @@ void Group::Restored() {
 }
 
 void Group::Suspend() {
-  if (phase_ == Phase::kAwaiting) {
+  if (phase_ == Phase::kAwaiting || unknown_) {
     throw std::logic_error(
         StrCat("request ", request_.id, " awaits tokens and cannot be suspended"));
   }
@@ -167,10 +173,11 @@ void Group::CountUnfilled() {
 void Group::CheckAdvance(std::span<const int32_t> parents, std::span<const int32_t> tokens,
                          std::span<const int32_t> samples) const {
   const int64_t id = request_.id;
-  if (phase_ != Phase::kAwaiting || scored()) {
-    throw std::invalid_argument(
-        StrCat("request ", id, " awaits no tokens: ",
-               scored() ? "it is scored; finish it" : "its next entries were not planned yet"));
+  if (phase_ != Phase::kAwaiting || scored() || unknown_) {
+    throw std::invalid_argument(StrCat("request ", id, " awaits no tokens: ",
+                                       scored()   ? "it is scored; finish it"
+                                       : unknown_ ? "it has run ahead; resolve it"
+                                                  : "its next entries were not planned yet"));
   }
   if (parents.size() != tokens.size()) {
     throw std::invalid_argument(StrCat("request ", id, " got ", parents.size(), " parents and ",
@@ -219,6 +226,56 @@ void Group::Advance(std::span<const int32_t> parents, std::span<const int32_t> t
   next_.clear();  // releases what the ended sequences held
   ++generated_;
   phase_ = Phase::kDecode;
+}
+
+void Group::RunAhead() {
+  const int children = generated_ > 0           ? static_cast<int>(sequences_.size())
+                       : request_.fork_at_start ? request_.width
+                                                : 1;
+  ahead_parents_.resize(children);
+  ahead_samples_.resize(children);
+  ahead_tokens_.assign(children, kUnknown);
+  for (int child = 0; child < children; ++child) {
+    ahead_parents_[child] = generated_ > 0 ? child : 0;
+    ahead_samples_[child] = generated_ > 0 ? sequences_[child].sample : child;
+  }
+  const int entry = sequences_[0].entry;
+  Advance(ahead_parents_, ahead_tokens_, ahead_samples_);
+  for (int child = 0; child < children; ++child) {
+    Sequence& sequence = sequences_[child];
+    sequence.source = generated_ > 1 ? sequence.entry : entry + child;
+  }
+  unknown_ = true;
+}
+
+void Group::Resolve(std::span<const int32_t> samples, std::span<const int32_t> tokens) {
+  if (!unknown_) {
+    throw std::invalid_argument(
+        StrCat("request ", request_.id, " has not run ahead; nothing is to be resolved"));
+  }
+  if (samples.empty() || samples.size() != tokens.size()) {
+    throw std::invalid_argument(StrCat("request ", request_.id, " is resolved with ",
+                                       samples.size(), " samples and ", tokens.size(),
+                                       " tokens; each sample that goes on needs one"));
+  }
+  size_t known = 0;
+  for (const Sequence& sequence : sequences_) {
+    if (known < samples.size() && sequence.sample == samples[known]) ++known;
+  }
+  if (known < samples.size()) {
+    throw std::invalid_argument(StrCat("request ", request_.id, " has no sample ", samples[known],
+                                       " that goes on, in this order"));
+  }
+  known = 0;
+  for (Sequence& sequence : sequences_) {
+    if (known == samples.size() || sequence.sample != samples[known]) continue;
+    sequence.tokens.back() = sequence.pending = tokens[known++];
+    sequence.source = -1;
+    next_.push_back(std::move(sequence));
+  }
+  sequences_.swap(next_);
+  next_.clear();
+  unknown_ = false;
 }
 
 }  // namespace sax

@@ -9,6 +9,8 @@
 //   group.Emitted();                              // the prompt is in and its entries are out
 //   group.EnterPages(&index);                     // others may begin with its full pages
 //   group.Advance({0, 0}, {17, 23});              // two beams continue the prompt
+//   if (group.MayRunAhead()) group.RunAhead();    // goes on before the tokens are known,
+//   group.Resolve({0, 1}, {17, 23});              // which are told later
 //   group.Suspend();
 //   group.Resume(/*prefix=*/{});                  // see kRestore
 #ifndef NATIVE_SCHED_GROUP_H_
@@ -36,6 +38,8 @@ struct Sequence {
   PageTable table;
   int32_t sample = 0;                // which of the request's samples it belongs to
   int32_t pending = 0;               // the token to process next, once the prompt is in
+  int entry = 0;                     // its first one in the last plan
+  int source = -1;                   // entry of the plan before that gives the pending token, or -1
   std::vector<int32_t> tokens = {};  // what follows the prompt, the pending one included
   int entered = 0;                   // pages, from the first, that are in the prefix index
 };
@@ -112,9 +116,30 @@ class Group {
   void CountUnfilled();
 
   // Entries were emitted that the group must wait for.
-  void Emitted() { phase_ = Phase::kAwaiting; }
+  void Emitted() {
+    phase_ = Phase::kAwaiting;
+    fresh_ = true;
+  }
+  // Another plan begins; the entries are no longer the last one's.
+  void Age() { fresh_ = false; }
+  bool fresh() const { return fresh_; }
 
-  // Gives all pages back. Not for a group that awaits tokens.
+  // Whether all sequences may go on, each with the token that the device chose for it and nobody
+  // else knows yet. False also for one that ends with that token.
+  bool MayRunAhead() const {
+    return phase_ == Phase::kAwaiting && fresh_ && !unknown_ &&
+           generated_ + 1 < request_.max_new_tokens;
+  }
+  // Goes on so: every entry of the last plan becomes a sequence. Only if MayRunAhead().
+  void RunAhead();
+  // Whether it has run ahead and its last tokens were not told yet.
+  bool unknown() const { return unknown_; }
+  // Tells them: the sequences of samples[j], in their order, go on with tokens[j], the others end.
+  // Throws std::invalid_argument, and changes nothing, when nothing is unknown or these are not
+  // samples of the group.
+  void Resolve(std::span<const int32_t> samples, std::span<const int32_t> tokens);
+
+  // Gives all pages back. Not for a group that awaits tokens, or whose tokens are unknown.
   void Suspend();
   // Goes on after Suspend(); `prefix`: pages that hold the start of Beginning().
   void Resume(std::span<const int32_t> prefix);
@@ -145,11 +170,14 @@ class Group {
   int generated_ = 0;      // tokens added by Advance to each sequence
   int scored_tokens_ = 0;  // before the last Suspend(): their entries are out
   int suspensions_ = 0;
+  bool fresh_ = false;    // whether the last plan emitted its entries
+  bool unknown_ = false;  // the last token of every sequence
   Phase phase_ = Phase::kPrefill;
   std::vector<Sequence> sequences_;
-  std::vector<Sequence> next_;    // scratch of Advance
-  std::vector<int> uses_;         // scratch of Advance
-  std::vector<int32_t> page_;     // scratch of EnterPages
+  std::vector<Sequence> next_;                                         // scratch of Advance
+  std::vector<int> uses_;                                              // scratch of Advance
+  std::vector<int32_t> ahead_parents_, ahead_tokens_, ahead_samples_;  // scratch of RunAhead
+  std::vector<int32_t> page_;                                          // scratch of EnterPages
   std::vector<int32_t> history_;  // scratch of Beginning and StartRestore
   std::vector<int32_t> found_;    // scratch of StartRestore
 };

@@ -33,7 +33,11 @@ void PlanWriter::AddTokens(const Row& row, Sequence& sequence) {
   }
   int32_t* const tokens = plan[Section::kTokens].data() + num_tokens_;
   if (row.group->phase() == Group::Phase::kDecode) {
-    tokens[0] = sequence.pending;
+    if (sequence.source < 0) {
+      tokens[0] = sequence.pending;
+    } else {
+      plan[Section::kTokenSource][num_tokens_] = sequence.source;
+    }
   } else {
     for (int i = 0; i < row.tokens; ++i) tokens[i] = row.group->token(sequence, begin + i);
   }
@@ -48,8 +52,9 @@ void PlanWriter::AddTokens(const Row& row, Sequence& sequence) {
 }
 
 void PlanWriter::AddEntries(const Row& row) {
-  const Group& group = *row.group;
+  Group& group = *row.group;
   const int last = num_tokens_ + row.tokens - 1;
+  group.sequences()[row.seq].entry = num_entries_;
   if (group.phase() == Group::Phase::kRestore) return;
   if (group.phase() == Group::Phase::kDecode) {
     AddEntry(row, last, -1, group.sequences()[row.seq].sample);

@@ -47,8 +47,12 @@ std::unique_ptr<StepPlan> Scheduler::Plan(double now) {
   if (index_) {
     for (const auto& group : running_) group->EnterPages(&*index_);
   }
-  for (const auto& group : running_) StartRestore(group.get());
+  for (const auto& group : running_) {
+    StartRestore(group.get());
+    group->Age();
+  }
   rows_.clear();
+  room_wanted_ = false;
   Budget all{config_.buckets.back(), config_.max_rows};
   Budget left = all;
   ChooseDecodeRows(&left);
@@ -122,7 +126,13 @@ void Scheduler::StartRequests(Budget* left) {
     const Request& request = *head.request;
     const bool preempts = std::ranges::any_of(
         running_, [&](const auto& group) { return MayPreempt(*group, request); });
-    if (left->tokens == 0 && !preempts) return;
+    const bool awaited = std::ranges::any_of(running_, [&](const auto& group) {
+      return Yields(*group, request) && !MayPreempt(*group, request);
+    });
+    if (left->tokens == 0 && !preempts) {
+      room_wanted_ = awaited;
+      return;
+    }
     if (!FindPrefix(head)) return;
     // Pages of generated tokens are not held for good; see Group::Resume.
     const size_t held = std::min(prefix_.size(), request.prompt.size() / config_.page_size);
@@ -131,6 +141,7 @@ void Scheduler::StartRequests(Budget* left) {
     if (reservation_.Fits(claim)) {
       if (left->tokens == 0) return;
     } else if (!MakeRoom(request, claim, left)) {
+      room_wanted_ = awaited;
       return;
     }
     ChoosePieces(Start(head), left);
@@ -254,15 +265,48 @@ const PackedLayout& Scheduler::Layout(int bucket) const {
 
 std::vector<Dropped> Scheduler::TakeDropped() { return std::exchange(dropped_, {}); }
 
-void Scheduler::Advance(int64_t id, std::span<const int32_t> parents,
-                        std::span<const int32_t> tokens, std::span<const int32_t> samples) {
+Group* Scheduler::Running(int64_t id) {
   const auto group = by_id_.find(id);
   if (group == by_id_.end()) {
     throw std::invalid_argument(
         StrCat("request ", id, " does not run: it is unknown, waiting, finished or dropped"));
   }
-  group->second->Advance(parents, tokens, samples);
-  CountUnfilled(group->second);
+  return group->second;
+}
+
+void Scheduler::Advance(int64_t id, std::span<const int32_t> parents,
+                        std::span<const int32_t> tokens, std::span<const int32_t> samples) {
+  Group* group = Running(id);
+  group->Advance(parents, tokens, samples);
+  CountUnfilled(group);
+  Publish();
+}
+
+bool Scheduler::RunAhead(std::span<const int64_t> ids) {
+  if (room_wanted_) return false;
+  const auto group_of = [this](int64_t id) -> Group* {
+    const auto group = by_id_.find(id);
+    return group == by_id_.end() || group->second->scored() ? nullptr : group->second;
+  };
+  for (const int64_t id : ids) {
+    const Group* group = group_of(id);
+    if (group != nullptr && (group->unknown() || !group->fresh())) return false;
+  }
+  for (const int64_t id : ids) {
+    Group* group = group_of(id);
+    if (group == nullptr || !group->MayRunAhead()) continue;
+    group->RunAhead();
+    CountUnfilled(group);
+  }
+  Publish();
+  return true;
+}
+
+void Scheduler::Resolve(int64_t id, std::span<const int32_t> samples,
+                        std::span<const int32_t> tokens) {
+  Group* group = Running(id);
+  group->Resolve(samples, tokens);
+  CountUnfilled(group);
   Publish();
 }
 

@@ -94,6 +94,13 @@ class Scheduler {
   // See Group::Advance. Throws std::invalid_argument also for an id that does not run.
   void Advance(int64_t id, std::span<const int32_t> parents, std::span<const int32_t> tokens,
                std::span<const int32_t> samples = {});
+  // Has these requests, whose entries the last plan emitted, go on before their tokens are known,
+  // so that the next step can be planned: its token sources say whose choices it takes. Those that
+  // end with these tokens, and those that are scored, are left as they are. False, and nothing is
+  // changed, if one cannot, or one is to make way for a request of a higher priority first.
+  bool RunAhead(std::span<const int64_t> ids);
+  // See Group::Resolve. Throws std::invalid_argument also for an id that does not run.
+  void Resolve(int64_t id, std::span<const int32_t> samples, std::span<const int32_t> tokens);
   // Releases all that a request holds. Unknown ids are ignored.
   void Finish(int64_t id);
   // Throws std::runtime_error with the numbers when page counts, tables and reservations disagree.
@@ -126,6 +133,8 @@ class Scheduler {
   Head NextHead() const;
   bool FindPrefix(const Head& head);
   Group* Start(const Head& head);
+  Group* Running(int64_t id);
+  bool Yields(const Group& group, const Request& head) const;
   bool MayPreempt(const Group& group, const Request& head) const;
   bool MakeRoom(const Request& head, const Claim& claim, Budget* left);
   void Preempt(Group* group, Budget* left);
@@ -156,6 +165,7 @@ class Scheduler {
   std::vector<Group*> victims_;       // scratch of MakeRoom
   bool busy_ = false;                 // what the queue was told
   bool head_waits_ = false;           // whether the last Plan() left a request waiting
+  bool room_wanted_ = false;          // by the head, of requests whose tokens are awaited
   int empty_plans_ = 0;               // in a row, though there was work
   std::atomic<int> num_running_ = 0;  // for other threads
   std::atomic<int> num_suspended_ = 0;

@@ -14,10 +14,13 @@ constexpr int kMostEmptyPlans = 3;
 
 }  // namespace
 
+bool Scheduler::Yields(const Group& group, const Request& head) const {
+  return group.request().priority < head.priority && group.suspensions() < config_.max_preemptions;
+}
+
 // One that awaits tokens has entries in a step that runs; their results must find it.
 bool Scheduler::MayPreempt(const Group& group, const Request& head) const {
-  return group.request().priority < head.priority && group.phase() != Group::Phase::kAwaiting &&
-         group.suspensions() < config_.max_preemptions;
+  return Yields(group, head) && group.phase() != Group::Phase::kAwaiting && !group.unknown();
 }
 
 // Suspends requests of lower priority until `claim` fits, the lowest and of these the latest first,

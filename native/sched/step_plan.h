@@ -32,6 +32,8 @@ struct PlanDims {
 enum class Section {
   kHeader,         // [8] the HeaderWords
   kTokens,         // [T] input ids; padding 0
+  kTokenSource,    // [T] entry of the step before whose choice the input id is, -1: tokens has it;
+                   // padding -1
   kPositions,      // [T] positions, counted from 0; padding 0
   kSlots,          // [T] page * page_size + offset to write; padding num_pages * page_size
   kQStart,         // [R + 1] first token of each row; num_tokens beyond the last

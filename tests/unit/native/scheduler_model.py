@@ -47,6 +47,7 @@ class Beam:
     pages: list[Page]
     pending: int = 0
     entered: int = 0
+    sample: int = 0
     lost: list[int] = dataclasses.field(default_factory=list)  # to compute again before `pending`
 
 
@@ -58,6 +59,8 @@ class Run:
     phase: Phase = Phase.PREFILL
     advances: int = 0
     suspensions: int = 0
+    fresh: bool = False  # whether the last plan emitted its entries
+    unknown: bool = False  # whether the scheduler was not told its last tokens
     scored: int = 0  # tokens of the prompt whose entries are out
 
 
@@ -92,6 +95,8 @@ class Step:
     starts: list[int] = dataclasses.field(default_factory=list)
     histories: list[list[int]] = dataclasses.field(default_factory=list)
     salts: list[int] = dataclasses.field(default_factory=list)
+    # token -> (request, sample) whose entry in the step before says what it is
+    sources: dict[int, tuple[int, int]] = dataclasses.field(default_factory=dict)
     entries: list[Entry] = dataclasses.field(default_factory=list)
     beams: list[Beam] = dataclasses.field(default_factory=list)
     decode_rows: int = 0
@@ -122,6 +127,7 @@ class Model:
     hits: int = 0
     arrivals: int = 0
     preemptions: int = 0
+    room_wanted: bool = False
 
     def worst_case(self, request: Request) -> int:
         total = math.ceil((len(request.prompt) + request.max_new_tokens) / self.page_size)
@@ -211,7 +217,8 @@ class Model:
 
     def _enter(self, run: Run) -> None:
         for beam in run.beams if self.prefix_cache else []:
-            while (beam.entered + 1) * self.page_size <= len(beam.cached):
+            ahead = run.unknown and run.phase is Phase.AWAITING
+            while (beam.entered + 1) * self.page_size <= len(beam.cached) - ahead:
                 beam.entered += 1
                 key = self._key(run.request, beam.cached, beam.entered)
                 page = self.index.setdefault(key, beam.pages[beam.entered - 1])
@@ -251,6 +258,7 @@ class Model:
         return (
             run is not None
             and run.phase is Phase.AWAITING
+            and not run.unknown
             and not run.request.targets
             and 1 <= len(parents) <= run.request.width
             and all(0 <= p < len(run.beams) for p in parents)
@@ -260,13 +268,39 @@ class Model:
     def advance(self, request_id: int, parents: list[int], tokens: list[int]) -> None:
         run = self.find(request_id)
         assert run is not None
-        children = []
+        children: list[Beam] = []
         for p, token in zip(parents, tokens, strict=True):
             parent = run.beams[p]
-            children.append(Beam(list(parent.cached), list(parent.pages), token, parent.entered))
+            beam = Beam(list(parent.cached), list(parent.pages), token, parent.entered)
+            beam.sample = len(children)
+            children.append(beam)
         self._let_go(run, children)
         run.phase = Phase.DECODE
         run.advances += 1
+
+    def may_run_ahead(self, ids: list[int]) -> bool:
+        runs = [run for run in map(self.find, ids) if run and not run.request.targets]
+        return not self.room_wanted and all(r.fresh and not r.unknown for r in runs)
+
+    def going_ahead(self, ids: list[int]) -> list[Run]:
+        """Those of these requests that do not end with their next tokens."""
+        runs = [run for run in map(self.find, ids) if run and not run.request.targets]
+        return [r for r in runs if r.advances + 1 < r.request.max_new_tokens]
+
+    def run_ahead(self, run: Run, tokens: list[int]) -> None:
+        """tokens: what the device chooses for each entry; the scheduler is told later."""
+        samples = [beam.sample for beam in run.beams]
+        if run.advances == 0:
+            self.advance(run.request.id, [0] * len(tokens), tokens)
+        else:
+            self.advance(run.request.id, list(range(len(tokens))), tokens)
+            for beam, sample in zip(run.beams, samples, strict=True):
+                beam.sample = sample
+        run.unknown = True
+
+    def resolve(self, run: Run, samples: list[int]) -> None:
+        self._let_go(run, [beam for beam in run.beams if beam.sample in samples])
+        run.unknown = False
 
     def drop(self, now: float) -> dict[int, str]:
         dropped = dict.fromkeys(self.cancels, "CANCELLED")
@@ -284,6 +318,8 @@ class Model:
         for run in [r for r in self.running if r.phase is Phase.RESTORE]:
             if all(self._start_beam(run, seq) for seq in range(len(run.beams))):
                 self._restored(run)
+        for run in self.running:
+            run.fresh = False
         rows: list[Row] = []
         for run in [r for r in self.running if r.phase is Phase.DECODE]:
             for seq, beam in enumerate(run.beams):
@@ -309,11 +345,17 @@ class Model:
 
     def _start(self, rows: list[Row]) -> None:
         """Starts requests, or goes on with suspended ones, in order while there is room."""
+        self.room_wanted = False
         while self.waiting or self.suspended:
+            self.room_wanted = False
             heads = [(r, None) for r in self.waiting] + [(r.request, r) for r in self.suspended]
             request, run = min(heads, key=lambda head: head[0].place())
             victims = [r for r in self.running if self._may_preempt(r, request)]
+            awaited = any(
+                self._yields(r, request) and not self._may_preempt(r, request) for r in self.running
+            )
             if not self._left(rows) and not victims:
+                self.room_wanted = awaited
                 return
             pages = self._prefix(request, run)
             if pages is None:
@@ -323,6 +365,7 @@ class Model:
                 if not self._left(rows):
                     return
             elif not self._make_room(rows, request, held, victims):
+                self.room_wanted = awaited
                 return
             count = len(pages) * self.page_size
             if run is None:
@@ -346,12 +389,12 @@ class Model:
         beam.pages, beam.entered = list(pages), len(pages)
         self.idle = [p for p in self.idle if p not in pages]
 
+    def _yields(self, run: Run, head: Request) -> bool:
+        few = run.suspensions < self.max_preemptions
+        return run.request.priority < head.priority and few
+
     def _may_preempt(self, run: Run, head: Request) -> bool:
-        return (
-            run.request.priority < head.priority
-            and run.phase is not Phase.AWAITING
-            and run.suspensions < self.max_preemptions
-        )
+        return self._yields(run, head) and run.phase is not Phase.AWAITING and not run.unknown
 
     def _make_room(
         self, rows: list[Row], head: Request, held: list[Page], candidates: list[Run]
@@ -372,7 +415,10 @@ class Model:
         return True
 
     def _suspend(self, run: Run) -> None:
-        beams = [Beam([], [], beam.pending, 0, beam.cached + beam.lost) for beam in run.beams]
+        beams = [
+            Beam([], [], beam.pending, 0, beam.sample, beam.cached + beam.lost)
+            for beam in run.beams
+        ]
         if run.phase is Phase.PREFILL:
             run.scored = max(run.scored, len(run.beams[0].cached))
             beams[0].lost = []
@@ -463,13 +509,15 @@ class Model:
         self, run: Run, seq: int, position: int, *, target: int = -1, sample: int = -1
     ) -> Entry:
         request = run.request
-        sample = seq if sample < 0 else sample
+        sample = run.beams[seq].sample if sample < 0 else sample
         return Entry(request.id, seq, 0, target, sample, position, request.row_params)
 
     def _add_row(self, step: Step, row: Row) -> None:
         run, beam = row.run, row.run.beams[row.seq]
         begin = len(beam.cached)
         beam.cached += row.tokens
+        if run.unknown:
+            step.sources[len(step.tokens)] = (run.request.id, beam.sample)
         step.beams.append(beam)
         step.starts.append(len(step.tokens))
         for entry in row.entries:
@@ -481,14 +529,14 @@ class Model:
         step.entries += row.entries
         if run.phase is Phase.PREFILL:
             if len(beam.cached) == len(run.request.prompt):
-                run.phase = Phase.AWAITING
+                run.phase, run.fresh = Phase.AWAITING, True
         elif run.phase is Phase.RESTORE:
             del beam.lost[: len(row.tokens)]
             self._restored(run)
         else:
             step.decode_rows += 1
             if row.seq == len(run.beams) - 1:
-                run.phase = Phase.AWAITING
+                run.phase, run.fresh = Phase.AWAITING, True
 
     def _restored(self, run: Run) -> None:
         if not any(beam.lost for beam in run.beams):

@@ -116,6 +116,15 @@ class SchedulerMachine(RuleBasedStateMachine):
         parents = data.draw(st.lists(parent, min_size=1, max_size=run.request.width))
         self.pair.advance(run.request.id, parents, [data.draw(TOKENS) for _ in parents])
 
+    @rule(data=st.data(), planned=st.booleans())
+    def run_ahead(self, data: st.DataObject, planned: bool) -> None:
+        ids = [run.request.id for run in self.pair.awaiting()]
+        if self.pair.run_ahead(ids, lambda: data.draw(TOKENS)) and planned:
+            self.pair.plan(0.0)
+        for run in self.pair.unknown():
+            samples = [beam.sample for beam in run.beams]
+            self.pair.resolve(run, samples[data.draw(st.integers(0, len(samples) - 1)) :])
+
     @rule(seconds=st.sampled_from([0.0, 0.0, 0.0, 1.0]))
     def plan(self, seconds: float) -> None:
         self.pair.plan(seconds)

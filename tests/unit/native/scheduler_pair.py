@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ class Pair:
         self.now = 0.0
         # What was computed in each slot: it depends on the token, all before it, and the salt. One
         # page more: the last is where padding would be written.
+        self.last: list[tuple[int, int]] = []  # request and sample of the last plan's entries
         self.cache = [-1] * ((self.model.num_pages + 1) * self.model.page_size)
 
     def submit(self, request: Request) -> None:
@@ -74,9 +76,33 @@ class Pair:
             self.scheduler.advance(request_id, *arrays)
         return False
 
+    def run_ahead(self, ids: list[int], token: Callable[[], int]) -> bool:
+        """Has requests run ahead; `token` gives what the device chooses for each entry."""
+        may = self.model.may_run_ahead(ids)
+        assert self.scheduler.run_ahead(ids) == may
+        for run in self.model.going_ahead(ids) if may else []:
+            count = len(run.beams)
+            if run.advances == 0:
+                count = run.request.width if run.request.fork_at_start else 1
+            self.model.run_ahead(run, [token() for _ in range(count)])
+        return may
+
+    def resolve(self, run: Run, samples: list[int]) -> None:
+        """Tells the tokens with which these samples of a request have run ahead."""
+        tokens = [b.cached[-1] if run.phase is Phase.AWAITING else b.pending for b in run.beams]
+        told = [t for b, t in zip(run.beams, tokens, strict=True) if b.sample in samples]
+        self.scheduler.resolve(
+            run.request.id, np.array(samples, np.int32), np.array(told, np.int32)
+        )
+        self.model.resolve(run, samples)
+
+    def unknown(self) -> list[Run]:
+        """Those that have run ahead."""
+        return [r for r in self.model.running if r.unknown]
+
     def awaiting(self) -> list[Run]:
         """Those whose entries are out."""
-        return [r for r in self.model.running if r.phase is Phase.AWAITING]
+        return [r for r in self.model.running if r.phase is Phase.AWAITING and not r.unknown]
 
     def plan(self, seconds: float) -> None:
         """Plans a step so much later, and looks whether it is the model's."""
@@ -96,6 +122,8 @@ class Pair:
     def serve(self) -> None:
         """One step as an engine does it."""
         self.plan(0.0)
+        for run in self.unknown():
+            self.resolve(run, [beam.sample for beam in run.beams])
         for run in self.awaiting():
             width = run.request.width
             parents = [i % len(run.beams) for i in range(width)]
@@ -125,7 +153,14 @@ class Pair:
             return values + [padding] * (length - len(values))
 
         assert s["header"] == [*header, 0, 0, 0]
-        assert s["tokens"] == padded(step.tokens, T)
+        known = [0 if i in step.sources else token for i, token in enumerate(step.tokens)]
+        assert s["tokens"] == padded(known, T)
+        sources = [
+            self.last.index(step.sources[i]) if i in step.sources else -1
+            for i in range(len(step.tokens))
+        ]
+        assert s["token_source"] == padded(sources, T, -1)
+        self.last = [(e.request, e.sample) for e in entries]
         assert s["positions"] == padded(step.positions, T)
         assert s["q_start"] == padded(step.starts, R + 1, len(step.tokens))
         assert s["kv_len"] == padded([len(h) for h in step.histories], R)

@@ -47,8 +47,10 @@ class Driver:
         elif pick < 0.45:
             parents = [self.rng.randint(-1, 3) for _ in range(self.rng.randint(0, 3))]
             self.pair.advance(self.next_id - self.rng.randint(0, 8), parents, [5] * len(parents))
-        elif pick < 0.65:
+        elif pick < 0.55:
             self.advance()
+        elif pick < 0.65:
+            self.run_ahead()
         elif pick < 0.8:
             self.pair.plan(self.rng.choice([0.0, 0.0, 0.0, 1.0]))
         else:
@@ -85,6 +87,22 @@ class Driver:
         tokens = [self.rng.randint(0, 3) for _ in parents]
         if not self.pair.advance(run.request.id, parents, tokens):
             self.pair.finish(run.request.id)
+
+    def run_ahead(self) -> None:
+        """As an engine does that plans a step before it has read the last one: then some samples
+        end, or whole requests, with the step in flight."""
+        rng, ids = self.rng, [run.request.id for run in self.pair.awaiting()]
+        if self.pair.run_ahead(ids, lambda: rng.randint(0, 3)):
+            if rng.random() < 0.9:
+                self.pair.plan(rng.choice([0.0, 0.0, 1.0]))
+            self.pair.check()
+        for run in self.pair.unknown():
+            if rng.random() < 0.1:
+                self.pair.finish(run.request.id)
+                continue
+            samples = [beam.sample for beam in run.beams]
+            kept = [sample for sample in samples if rng.random() < 0.8]
+            self.pair.resolve(run, kept or samples[:1])
 
     def drain(self) -> None:
         """Nothing comes any more: everybody ends within what their tokens take, one a step, each

@@ -263,6 +263,7 @@ def test_offsets_of_a_bucket() -> None:
     assert list(lengths.items()) == [
         ("header", 8),
         ("tokens", T),
+        ("token_source", T),
         ("positions", T),
         ("slots", T),
         ("q_start", R + 1),
