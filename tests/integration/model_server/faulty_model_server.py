@@ -1,8 +1,8 @@
 """The model server, whose steps go wrong as a file tells; for tests, with its own main.
 
-FAULT_FILE names the file, which may not be there. "break": the next step of any model raises.
-"hang": steps wait until the file says something else. A step may take LIMIT_S seconds before it
-counts as standing still.
+FAULT_FILE names the file, which may not be there. "break": the next step of a model without
+beams raises. "hang": steps wait until the file says something else. A step may take LIMIT_S
+seconds before it counts as standing still.
 """
 
 import os
@@ -25,11 +25,11 @@ def _fault() -> str:
     return path.read_text() if path.exists() else ""
 
 
-def _faulty(step: Any) -> Any:
+def _faulty(step: Any, *, breaks: bool) -> Any:
     def run(*arguments: Any) -> Any:
         while _fault() == "hang":
             time.sleep(0.02)
-        if _fault() == "break":
+        if breaks and _fault() == "break":
             raise RuntimeError("the device is lost")
         return step(*arguments)
 
@@ -37,9 +37,10 @@ def _faulty(step: Any) -> Any:
 
 
 def _make_faulty(compile_steps: Any) -> Any:
-    def compile_faulty(*arguments: Any) -> Any:
-        pages, steps = compile_steps(*arguments)
-        return pages, {bucket: _faulty(step) for bucket, step in steps.items()}
+    def compile_faulty(self: engine.Engine, *arguments: Any) -> Any:
+        pages, steps = compile_steps(self, *arguments)
+        breaks = self.options.num_candidates == 0
+        return pages, {bucket: _faulty(step, breaks=breaks) for bucket, step in steps.items()}
 
     return compile_faulty
 
