@@ -156,6 +156,7 @@ class Engine:
         if o.prefill_stretch == math.inf:
             return
         seconds = [self._measure(bucket) for bucket in o.buckets]
+        self.heartbeat.expect(max(seconds))
         largest = pace.mix(o.buckets, seconds, o.prefill_stretch)
         self._scheduler.set_mix(largest)
         for bucket, took, bound in zip(o.buckets, seconds, largest, strict=True):

@@ -57,8 +57,13 @@ class Heartbeat:
         """Begins a turn."""
         now = self._clock()
         if self._last is not None and (took := now - self._last) <= self._limit:
-            self._limit = max(self._limit, SLOWEST_FACTOR * took)
+            self.expect(took)
         self._last = now
+
+    def expect(self, seconds: float) -> None:
+        """A turn is known to take so long when all is well; before the first beat, or by the thread
+        that beats."""
+        self._limit = max(self._limit, SLOWEST_FACTOR * seconds)
 
     def stop(self) -> None:
         """No further beat is expected."""

@@ -81,8 +81,7 @@ def test_an_engine_that_breaks_ends_the_process_after_it_took_leave(
         fault.write_text("hang")
         calls = [client.generate([i]) for i in range(6)]
         other = client.generate([1, 2, 3], model=tiny.BEAMS)
-        for model in models:
-            _until(lambda model=model: client.metrics(model)("num_requests_running") > 0)  # type: ignore[misc]
+        _until(lambda: all(client.metrics(m)("num_requests_running") for m in models))
         fault.write_text("break")
         assert len(other.result().texts) == 3
         for call in calls:

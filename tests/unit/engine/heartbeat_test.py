@@ -46,6 +46,18 @@ def test_slow_steps_raise_the_limit_and_stalls_do_not() -> None:
     assert heartbeat.stall() is not None
 
 
+def test_what_steps_took_at_load_sets_the_limit() -> None:
+    clock = _Clock()
+    heartbeat = Heartbeat(clock)
+    heartbeat.expect(0.1)
+    heartbeat.expect(70)
+    heartbeat.beat()
+    clock.now += 70 * SLOWEST_FACTOR
+    assert heartbeat.stall() is None
+    clock.now += 1
+    assert heartbeat.stall() is not None
+
+
 def test_a_long_stall_counts_as_hung() -> None:
     clock = _Clock()
     heartbeat = Heartbeat(clock, least_limit_s=2)
