@@ -6,7 +6,9 @@ import pathlib
 import pytest
 
 from saxml.common import errors
+from saxml.proto import common_pb2
 from saxml.server import configs, registry
+from saxml.server.generate_inputs import GenerateInputs
 from saxml.server.pax.lm.params import checks
 from saxml.server.pax.lm.params.template import CommonServingTemplate
 
@@ -295,6 +297,12 @@ def test_lengths_and_limits_follow_from_the_constants() -> None:
 def test_value_out_of_range_is_refused_by_name(key: str, value: str) -> None:
     with pytest.raises(errors.InvalidArgumentError, match=key):
         CommonServingTemplate({key: value})
+
+
+def test_answers_of_autolm_are_as_long_as_max_decode_steps_says() -> None:
+    params = registry.resolve("saxml.server.pax.lm.params.auto.AutoLM")({"MAX_DECODE_STEPS": "900"})
+    asked = GenerateInputs.parse(common_pb2.ExtraInputs(), params, 100, lambda: 0)
+    assert asked.max_steps == 900
 
 
 def test_guide_tells_each_constant_and_its_default() -> None:

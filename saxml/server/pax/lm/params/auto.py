@@ -31,7 +31,7 @@ class AutoLM(template.CommonServingTemplate):
     TEXT_TO_EMBEDDING_OUTPUT_EMBEDDING_NAME: Any = "last_hidden_state"
     EXTRA_INPUTS: Any = {
         "temperature": 0.0,
-        "per_example_max_decode_steps": 256,
+        "per_example_max_decode_steps": None,  # MAX_DECODE_STEPS
         "per_example_top_k": 0,
         "per_example_top_p": 1.0,
     }
