@@ -235,7 +235,7 @@ class Engine:
             raise
         except native.QueueFullError as e:
             del self._requests[request.id]
-            raise errors.ResourceExhaustedError(f"{e}; try again later") from None
+            raise errors.ResourceExhaustedError(str(e)) from None
         except ValueError as e:
             del self._requests[request.id]
             raise errors.InvalidArgumentError(str(e)) from None
