@@ -14,6 +14,7 @@ from saxml.common import errors
 from saxml.tokenizer import load
 from saxml.tokenizer.base import Tokenizer
 from saxml.tokenizer.bpe import LibraryTokenizer
+from saxml.tokenizer.damage import damaged
 from saxml.tokenizer.load import load_vocabulary
 from saxml.tokenizer.rank_file import RankTokenizer
 from saxml.tokenizer.sentence_piece import SentencePieceTokenizer
@@ -97,7 +98,28 @@ def test_what_is_no_tokenizer_is_named(data: bytes, said: str, tmp_path: pathlib
             load_vocabulary(str(where))
 
 
-def test_too_large_a_file_is_not_read(tmp_path: pathlib.Path) -> None:
+class Panic(BaseException):
+    """As libraries written in Rust raise it."""
+
+
+def test_whatever_a_library_raises_is_an_error_that_names_the_file() -> None:
+    for raised in (ValueError("no"), Panic("no"), RecursionError("no")):
+        with (
+            pytest.raises(errors.InvalidArgumentError, match="^f is bad: no$"),
+            damaged("f is bad"),
+        ):
+            raise raised
+    with pytest.raises(errors.InvalidArgumentError, match="^f is bad: Panic$"), damaged("f is bad"):
+        raise Panic
+    for raised in (KeyboardInterrupt(), errors.UnimplementedError("so")):
+        with pytest.raises(type(raised)), damaged("f is bad"):
+            raise raised
+
+
+def test_too_large_a_file_is_not_read(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Folder, "read", lambda *args: pytest.fail("it was read"))
     path = tmp_path / "tokenizer.json"
     with path.open("wb") as file:
         file.truncate(load.MAX_BYTES + 1)  # takes no room on the disk
