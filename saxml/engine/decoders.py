@@ -95,10 +95,9 @@ class SampleDecoder:
             if not sequence:
                 raise errors.InvalidArgumentError("a stop sequence is empty")
             self._sequences.setdefault(sequence[-1], []).append(list(sequence))
-        # The sample that each sequence belongs to. All of these have the same length.
+        # The samples that go on. All of these have the same length.
         self._alive = list(range(num_samples))
         self._length = 0
-        self._parents = np.zeros(num_samples, np.int32)  # at the prompt's end there is one sequence
         self._samples = np.arange(num_samples, dtype=np.int32)
         self._ended: set[int] = set()  # those that were told to end
         # Results are views of these: what they show never changes.
@@ -116,8 +115,7 @@ class SampleDecoder:
         self._best, self._best_ids = np.zeros(shape, np.float32), np.zeros(shape, np.int32)
 
     def step(self, seqs: Ints, rows: Floats) -> Continue | None:
-        """See Decoder. The rows are those of all sequences, in their order; at the prompt's end, of
-        all samples."""
+        """See Decoder. The rows are those of all samples that go on, in their order."""
         chosen = rows[:, result.TOKEN].astype(np.int32)
         place = self._length
         self._length = place + 1
@@ -136,8 +134,8 @@ class SampleDecoder:
         if self._best.shape[2]:
             self._take_best(rows)
         if over or place + 1 == self.max_new_tokens or place == 0:
-            return self._narrowed(chosen)
-        return Continue(self._parents, chosen, self._samples)
+            return self._narrowed(seqs, chosen)
+        return Continue(seqs, chosen, self._samples)
 
     def _take_best(self, rows: Floats) -> None:
         count = self._best.shape[2]
@@ -145,7 +143,7 @@ class SampleDecoder:
         self._best[places] = rows[:, result.best_logp(count)]
         self._best_ids[places] = rows[:, result.best_id(count)]
 
-    def _narrowed(self, chosen: Ints) -> Continue | None:
+    def _narrowed(self, seqs: Ints, chosen: Ints) -> Continue | None:
         """Goes on with those samples that do."""
         whole = self._length == self.max_new_tokens
         going_on = [
@@ -154,11 +152,9 @@ class SampleDecoder:
             if not whole and sample not in self._ended and not self._stops(sample)
         ]
         kept = np.array(going_on, np.int32)
-        parents = self._parents[kept]
         self._alive = [self._alive[index] for index in going_on]
         self._samples = self._samples[kept]
-        self._parents = np.arange(len(kept), dtype=np.int32)
-        return Continue(parents, chosen[kept], self._samples) if going_on else None
+        return Continue(seqs[kept], chosen[kept], self._samples) if going_on else None
 
     def _stops(self, sample: int) -> bool:
         """Whether a sample ends with its last token."""
@@ -230,11 +226,12 @@ class ScoreDecoder:
 
     def results(self) -> list[Hypothesis]:
         """One hypothesis: the targets and the sum of their log-probabilities."""
+        seen = self._seen
         return [
             Hypothesis(
                 self.targets,
-                float(self._logp.sum(dtype=np.float64)),
-                self._seen == len(self.targets),
-                LogProbs(self._logp, self._best, self._best_ids),
+                float(self._logp[:seen].sum(dtype=np.float64)),
+                seen == len(self.targets),
+                LogProbs(self._logp[:seen], self._best[:seen], self._best_ids[:seen]),
             )
         ]
