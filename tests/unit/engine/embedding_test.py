@@ -12,7 +12,7 @@ import pytest
 from saxml.common import errors
 from saxml.engine.decoders import SampleDecoder
 from saxml.engine.embedding import POOLINGS, EmbedDecoder, Embedders
-from saxml.engine.engine import Engine
+from saxml.engine.engine import Engine, Request
 from saxml.models import registry, sharding
 from saxml.models.config import ModelConfig
 from saxml.ops import attention
@@ -146,6 +146,35 @@ def test_cancelled_and_late_embeddings_give_their_pages_back(engine: Engine) -> 
     engine.cancel(busy)
     with pytest.raises(errors.CancelledError):
         busy.future.result(timeout=60)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_preempted_embedding_is_the_same(cached: bool) -> None:
+    """Room for one request at a time; an intruder of a higher priority comes after each of the
+    first pieces."""
+    with tiny.running(
+        tiny.LLAMA, num_pages=20, max_rows=6, buckets=(6, 16), prefix_cache=cached
+    ) as engine:
+        intruders: list[Request] = []
+
+        class Interrupted(EmbedDecoder):
+            def take(self, position: int, hidden: np.ndarray) -> None:
+                super().take(position, hidden)
+                if len(intruders) < 2:
+                    prompt = np.arange(50, dtype=np.int32)
+                    intruders.append(engine.submit(prompt, tiny.greedy(10), priority=5))
+
+        prompt = np.arange(90, 40, -1, dtype=np.int32)
+        for pooling in POOLINGS:
+            alone = EmbedDecoder(len(prompt), pooling)
+            engine.submit(prompt, alone, cache_read=False).future.result(timeout=60)
+            intruders.clear()
+            before, interrupted = engine.preemptions, Interrupted(len(prompt), pooling)
+            engine.submit(prompt, interrupted, cache_read=False).future.result(timeout=60)
+            assert engine.preemptions == before + 2
+            np.testing.assert_allclose(interrupted.embedding, alone.embedding, atol=ATOL)
+            for intruder in intruders:
+                assert intruder.future.result(timeout=60)
 
 
 def test_pieces_computed_twice_count_once_and_missing_ones_are_an_error() -> None:
