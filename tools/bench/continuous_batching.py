@@ -15,7 +15,8 @@ at its lowest rate; compared are the output tokens a second at the highest rate 
 keeps it.
 
 Then a mixed load: continuous, at --mixed of the capacity, every twentieth prompt of --long tokens;
-reported is the time between two tokens of a request.
+reported is the time between two tokens of a request, and the CPU time of this process between them,
+which other programs do not lengthen.
 
 At last the same is replayed with the step costs that were measured (mlperf_server does so too):
 what the scheduler makes of the load on a machine that does nothing else.
@@ -131,14 +132,13 @@ def compare(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"limit_s": limit, "best": best, "ratio": best["continuous"] / best["static"]}
 
 
-def gaps(runs: Sequence[Served]) -> dict[str, float]:
-    """The time between two tokens."""
-    every = [gap for run in runs for gap in run.gaps]
-    median, p99 = quantile(every, 0.5), quantile(every, 0.99)
+def gaps(seconds: Sequence[float]) -> dict[str, float]:
+    """What is reported of the times between two tokens."""
+    median, p99 = quantile(seconds, 0.5), quantile(seconds, 0.99)
     return {
         "p50_ms": 1000 * median,
         "p99_ms": 1000 * p99,
-        "longest_ms": 1000 * max(every),
+        "longest_ms": 1000 * max(seconds),
         "ratio": p99 / median,
     }
 
@@ -162,7 +162,7 @@ def replayed(
     plan = dataclasses.replace(plan, count=max(plan.count, 1000))
     capacity = plan.count / serve(plan.jobs(math.inf, 0), None).end_s
     found = sweep(plan, capacity, serve, 1)
-    found["mixed"] = gaps([serve(plan.mixed_jobs(plan.mixed * capacity, 0), None)])
+    found["mixed"] = gaps(serve(plan.mixed_jobs(plan.mixed * capacity, 0), None).gaps)
     return {"buckets": list(buckets), "capacity": capacity, **found}
 
 
@@ -178,7 +178,7 @@ def measured(
         others: list[float] = []
         with tqdm.tqdm(total=runs * plan.count, unit="request", disable=None) as bar:
 
-            def serve(todo: Sequence[Job], batches: Batches | None) -> Served:
+            def serve(todo: Sequence[Job], batches: Batches | None) -> engine_run.Run:
                 run = engine_run.serve(engine, todo, batches, progress=bar.update)
                 others.append(run.others)
                 return run
@@ -187,9 +187,9 @@ def measured(
             capacity = plan.count / max(at_once.latencies)
             found = sweep(plan, capacity, serve, plan.rounds)
             rate = plan.mixed * capacity
-            found["mixed"] = gaps(
-                [serve(plan.mixed_jobs(rate, number), None) for number in range(plan.rounds)]
-            )
+            mixed = [serve(plan.mixed_jobs(rate, number), None) for number in range(plan.rounds)]
+            found["mixed"] = gaps([gap for run in mixed for gap in run.gaps])
+            found["mixed_cpu"] = gaps([gap for run in mixed for gap in run.cpu_gaps])
         engine.check_integrity()
     finally:
         engine.stop()
@@ -211,13 +211,15 @@ def show(title: str, found: dict[str, Any]) -> None:
         f"p99 <= {found['limit_s']:.2f} s: static {best['static']:.0f} tokens/s, continuous"
         f" {best['continuous']:.0f} tokens/s, {found['ratio']:.2f} times as many"
     )
-    mixed = found["mixed"]
-    print(
-        f"mixed load, between tokens: median {mixed['p50_ms']:.1f} ms, p99"
-        f" {mixed['p99_ms']:.1f} ms ({mixed['ratio']:.2f} times), longest"
-        f" {mixed['longest_ms']:.1f} ms",
-        flush=True,
-    )
+    for name, what in (("mixed", "time"), ("mixed_cpu", "CPU time")):
+        if name in found:
+            mixed = found[name]
+            print(
+                f"mixed load, {what} between tokens: median {mixed['p50_ms']:.1f} ms, p99"
+                f" {mixed['p99_ms']:.1f} ms ({mixed['ratio']:.2f} times), longest"
+                f" {mixed['longest_ms']:.1f} ms",
+                flush=True,
+            )
 
 
 def main(argv: Sequence[str]) -> int:
@@ -232,7 +234,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--buckets", default="16,32,64,256", help="tokens of the compiled steps")
     parser.add_argument("--wait", type=float, default=0.1, help="seconds that a batch waits")
-    parser.add_argument("--static", default="0.15,0.25,0.3,0.35,0.4,0.45")
+    parser.add_argument("--static", default="0.15,0.25,0.3,0.35,0.4,0.45,0.5,0.6")
     parser.add_argument("--continuous", default="0.15,0.3,0.45,0.6,0.75,0.85,0.95")
     parser.add_argument("--mixed", type=float, default=0.6, help="part of the capacity")
     parser.add_argument("--long", type=int, default=512, help="tokens of the long prompts")

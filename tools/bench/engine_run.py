@@ -51,6 +51,7 @@ class Run:
     latencies: list[float]  # from when a request was to come to its end
     first: list[float]  # to its first token
     gaps: list[float]  # between two tokens of a request, all requests together
+    cpu_gaps: list[float]  # the same in CPU time of this process, all its threads together
     tokens: int  # of all answers
     seconds: float  # from the start to the last answer
     others: float  # CPU that other programs used meanwhile, as a part of the machine
@@ -123,6 +124,7 @@ def serve(
         latencies=[c.times[-1] - start - c.job.arrival_s for c in clients],
         first=[c.times[0] - start - c.job.arrival_s for c in clients],
         gaps=[gap for c in clients for gap in np.diff(c.times).tolist()],
+        cpu_gaps=[gap for c in clients for gap in np.diff(c.cpu).tolist()],
         tokens=sum(job.steps for job in jobs),
         seconds=max(c.times[-1] for c in clients) - start,
         others=watch.others(),
@@ -135,6 +137,7 @@ class _Client:
     def __init__(self, engine: Engine, job: Job, prompt: npt.NDArray[np.int32]) -> None:
         self.job = job
         self.times: list[float] = []
+        self.cpu: list[float] = []
         self._engine = engine
         self._prompt = prompt
         self._ended = threading.Event()
@@ -144,15 +147,19 @@ class _Client:
         request = self._engine.submit(
             self._prompt,
             _answer(self.job.steps),
-            on_step=lambda results: self.times.append(time.monotonic()),
+            on_step=lambda results: self._token(),
         )
 
         def ended(future: object) -> None:
-            self.times.append(time.monotonic())
+            self._token()
             self._ended.set()
             progress(1)
 
         request.future.add_done_callback(ended)
+
+    def _token(self) -> None:
+        self.times.append(time.monotonic())
+        self.cpu.append(time.process_time())
 
     def wait(self) -> None:
         """Until it has ended."""
