@@ -1,4 +1,4 @@
-"""Writes saxml/native.pyi, the types of the C++ module.
+"""Writes saxml/native.pyi and saxml/kernels.pyi, the types of the C++ modules.
 
 ./bazelw run //tools/stubs:gen_native_stubs
 """
@@ -12,7 +12,7 @@ import tempfile
 
 import pybind11_stubgen
 
-STUB = pathlib.Path("saxml/native.pyi")
+MODULES = ("saxml.native", "saxml.kernels")
 
 # The bindings convert more than callers should pass: a list, or an object with __int__. Types are
 # checked against what is meant.
@@ -29,11 +29,16 @@ _NARROWER = [
 ]
 
 
-def generate() -> str:
-    """Give the stub of the saxml.native that can be imported here."""
+def stub(module: str) -> pathlib.Path:
+    """Where a module's stub lies in the tree."""
+    return pathlib.Path(module.replace(".", "/") + ".pyi")
+
+
+def generate(module: str) -> str:
+    """Give the stub of one of MODULES, as it can be imported here."""
     with tempfile.TemporaryDirectory() as folder:
-        pybind11_stubgen.main(["saxml.native", "--output-dir", folder, "--exit-code"])
-        text = (pathlib.Path(folder) / STUB).read_text()
+        pybind11_stubgen.main([module, "--output-dir", folder, "--exit-code"])
+        text = (pathlib.Path(folder) / stub(module)).read_text()
     for pattern, replacement in _NARROWER:
         text = re.sub(pattern, replacement, text)
     common = ["--isolated", "--line-length=100", "--target-version=py311", "--stdin-filename=_.pyi"]
@@ -50,10 +55,11 @@ def _filter(module: list[str], text: str) -> str:
 
 
 def main() -> None:
-    """Write the stub into the tree that this was started from."""
+    """Write the stubs into the tree that this was started from."""
     tree = pathlib.Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", "."))
-    (tree / STUB).write_text(generate())
-    print(f"wrote {tree / STUB}")
+    for module in MODULES:
+        (tree / stub(module)).write_text(generate(module))
+        print(f"wrote {tree / stub(module)}")
 
 
 if __name__ == "__main__":

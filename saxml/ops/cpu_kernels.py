@@ -1,0 +1,258 @@
+"""The kernels of native/kernels as JAX functions, for CPUs.
+
+Weights lie packed, as units of 32 bits in panels of 32 columns (native/kernels/pack.h), stacked
+over layers; a kernel is told which layer it is for, so nothing is cut out of the stack. Rows behind
+`valid` are not computed, and nobody may look at them.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+
+from saxml import kernels
+
+Element = Literal["float32", "bfloat16", "int8"]
+Activation = Literal["none", "gelu", "silu_gated"]
+
+_ELEMENTS: dict[str, int] = {"float32": 0, "bfloat16": 1, "int8": 2}
+_ACTIVATIONS: dict[str, int] = {"none": 0, "gelu": 1, "silu_gated": 2}
+_NORMS: dict[str, int] = {"none": 0, "layer": 1, "rms": 2}
+_STYLES: dict[str, int] = {"pairs": 0, "halves": 1}
+_PANEL = 32
+
+for _name, _handler in kernels.handlers().items():
+    jax.ffi.register_ffi_target(_name, _handler, platform="cpu")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Packed:
+    """A stack of L matrices f[depth, columns].
+
+    units u32[L, n]; scale f32[L, columns to a multiple of 32] and sum i32 alike for int8, else of
+    no columns.
+    """
+
+    units: jax.Array
+    scale: jax.Array
+    sum: jax.Array
+    element: Element = dataclasses.field(metadata={"static": True})
+    depth: int = dataclasses.field(metadata={"static": True})
+    columns: int = dataclasses.field(metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Norm:
+    """A norm before a product: scale f32[L, depth], bias f32[L, depth] or None."""
+
+    scale: jax.Array
+    bias: jax.Array | None
+    kind: Literal["layer", "rms"] = dataclasses.field(metadata={"static": True})
+    eps: float = dataclasses.field(metadata={"static": True})
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Output:
+    """So many columns of a product; gated ones come in pairs, of which one is left."""
+
+    columns: int
+    dtype: jax.typing.DTypeLike = jnp.float32
+    activation: Activation = "none"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Block:
+    """A piece of each matrix of a stack: values f[L, rows, columns], any strides.
+
+    layout "gate" and "up" are the two halves of columns that are multiplied with each other.
+    """
+
+    values: npt.NDArray[np.generic]
+    first_row: int = 0
+    first_column: int = 0
+    layout: Literal["plain", "gate", "up"] = "plain"
+
+
+def pack(blocks: Sequence[Block], element: Element, depth: int, columns: int) -> Packed:
+    """Packs a stack, a layer a task. Raises ValueError for blocks that lie outside."""
+    layers = blocks[0].values.shape[0]
+    units = np.zeros((layers, kernels.packed_units(element, depth, columns)), np.uint32)
+    padded = -(-columns // _PANEL) * _PANEL if element == "int8" else 0
+    scale = np.zeros((layers, padded), np.float32)
+    sums = np.zeros((layers, padded), np.int32)
+
+    def one(layer: int) -> None:
+        pieces = [(b, _bits(b.values[layer])) for b in blocks]
+        if element == "int8":
+            for block, values in pieces:
+                kernels.column_scales(
+                    scale[layer], depth, columns, values, block.first_column, block.layout
+                )
+        for block, values in pieces:
+            kernels.pack(
+                units[layer],
+                element,
+                depth,
+                columns,
+                values,
+                block.first_row,
+                block.first_column,
+                block.layout,
+                scale[layer] if padded else None,
+                sums[layer] if padded else None,
+            )
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(one, range(layers)))
+    arrays = [jnp.asarray(a) for a in (units, scale, sums)]
+    return Packed(arrays[0], arrays[1], arrays[2], element, depth, columns)
+
+
+def _bits(values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    if values.dtype == jnp.bfloat16:
+        return values.view(np.uint16)
+    return values.astype(np.float32, copy=False)
+
+
+def linear(
+    inputs: Sequence[jax.Array],
+    packed: Packed,
+    layer: jax.Array,
+    valid: jax.Array,
+    outputs: Sequence[Output],
+    *,
+    norm: Norm | None = None,
+    bias: jax.Array | None = None,
+    residual: jax.Array | None = None,
+) -> tuple[jax.Array, ...]:
+    """activation(norm(inputs) @ packed[layer] + bias[layer]), and the residual on the first output.
+
+    inputs: one or two of f[T, n], side by side; layer i32, valid i32; bias f32[L, columns];
+    residual f32 of the first output's shape. A norm is of one input.
+    """
+    T = inputs[0].shape[0]
+    nothing = jnp.zeros(0, jnp.float32)
+    none = jnp.zeros((T, 0), jnp.float32)
+    first, second = (*inputs, none)[:2]
+    widths = [o.columns // 2 if o.activation == "silu_gated" else o.columns for o in outputs]
+    shapes = [jax.ShapeDtypeStruct((T, w), o.dtype) for w, o in zip(widths, outputs, strict=True)]
+    shapes += [jax.ShapeDtypeStruct((T, 0), jnp.float32)] * (2 - len(outputs))
+    activations = [_ACTIVATIONS[o.activation] for o in outputs] + [0]
+    results = jax.ffi.ffi_call("sax_linear", shapes)(
+        first,
+        second,
+        layer[None],
+        valid[None],
+        packed.units,
+        packed.scale,
+        packed.sum,
+        nothing if norm is None else norm.scale,
+        nothing if norm is None or norm.bias is None else norm.bias,
+        nothing if bias is None else bias,
+        nothing if residual is None else residual,
+        element=_ELEMENTS[packed.element],
+        columns=packed.columns,
+        norm=_NORMS["none" if norm is None else norm.kind],
+        norm_eps=np.float32(0 if norm is None else norm.eps),
+        activation0=activations[0],
+        activation1=activations[1],
+    )
+    return tuple(results[: len(outputs)])
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PageShape:
+    """Pages of one layer: u32[pages, kv_heads, head_units], see native/kernels/attention.h."""
+
+    kv_heads: int
+    head_dim: int
+    page_size: int
+    element: Literal["float32", "bfloat16"]
+
+    @property
+    def head_units(self) -> int:
+        """Units of a page for one kv head."""
+        return kernels.head_page_units(self.element, self.head_dim, self.page_size)
+
+
+def attention(
+    qkv: jax.Array,
+    pages: jax.Array,
+    layer: jax.Array,
+    *,
+    shape: PageShape,
+    heads: int,
+    q_start: jax.Array,
+    kv_len: jax.Array,
+    page_table: jax.Array,
+    num_rows: jax.Array,
+    cos: jax.Array,
+    sin: jax.Array,
+    rotary_style: str,
+    query_scale: float,
+    dtype: jax.typing.DTypeLike,
+) -> tuple[jax.Array, jax.Array]:
+    """Writes the new keys and values and attends: (out f[T, heads * head_dim], pages).
+
+    qkv f32[T, (heads + 2 kv_heads) * head_dim], not rotated; pages u32[L, P, kv_heads, head_units],
+    changed in place; rows as RaggedBatch has them; cos and sin f32[T, rotary_dim] of `rotary`.
+    """
+    out = jax.ShapeDtypeStruct((qkv.shape[0], heads * shape.head_dim), dtype)
+    call = jax.ffi.ffi_call(
+        "sax_attention",
+        (out, jax.ShapeDtypeStruct(pages.shape, pages.dtype)),
+        input_output_aliases={8: 1},
+    )
+    attended, pages = call(
+        qkv,
+        layer[None],
+        num_rows[None],
+        q_start,
+        kv_len,
+        page_table,
+        cos,
+        sin,
+        pages,
+        heads=heads,
+        kv_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        page_size=shape.page_size,
+        element=_ELEMENTS[shape.element],
+        style=_STYLES[rotary_style],
+        query_scale=np.float32(query_scale),
+    )
+    return attended, pages
+
+
+def rotary(angles: jax.Array, style: str) -> tuple[jax.Array, jax.Array]:
+    """angles f32[T, n] -> cos, sin f32[T, 2n]: dim d becomes d * cos + its partner * sin."""
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    if style == "pairs":
+        signed = jnp.stack([-sin, sin], -1).reshape(sin.shape[0], -1)
+        return jnp.repeat(cos, 2, axis=-1), signed
+    return jnp.concatenate([cos, cos], -1), jnp.concatenate([-sin, sin], -1)
+
+
+def top_k(logits: jax.Array, k: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The best of logits f32[N, V]: (values f32[N, k], falling, tokens i32[N, k], log sum exp
+    f32[N]).
+
+    Of equal ones the lowest token comes first.
+    """
+    N = logits.shape[0]
+    values, indices, mass = jax.ffi.ffi_call(
+        "sax_choice",
+        (
+            jax.ShapeDtypeStruct((N, k), jnp.float32),
+            jax.ShapeDtypeStruct((N, k), jnp.int32),
+            jax.ShapeDtypeStruct((N,), jnp.float32),
+        ),
+    )(logits)
+    return values, indices, mass
