@@ -2,6 +2,7 @@
 
 import pathlib
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,7 +49,7 @@ def _was_cut(samples: list[list[int]], steps: int) -> bool:
 def test_every_count_is_what_was_served(served: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     client, engine = served.client, served.engine()
     compiled = client.metrics()("compilations_total")
-    started = prompt_tokens = tokens = 0
+    begun, started, prompt_tokens, tokens = time.monotonic(), 0, 0, 0
     finished = dict.fromkeys(("stop", "length", "done", "cancelled", "deadline", "failed"), 0)
     without = dict.fromkeys(finished, 0)
 
@@ -153,6 +154,7 @@ def test_every_count_is_what_was_served(served: InProcess, monkeypatch: pytest.M
     assert tokens < m("generation_tokens_total") <= tokens + 2 * 2 * tiny.STEPS
     assert m("step_seconds_count") == engine.steps
     assert m("step_rows_count") == m("step_tokens_count") == engine.steps
+    assert 0 < m("step_seconds_sum") < time.monotonic() - begun
     assert m("prefix_cache_queries_total") >= m("prefix_cache_hits_total") >= 0
     # Every prompt token was computed or found; every token but the last of a sample was computed.
     assert m("step_tokens_sum") + m("prefix_cache_hits_total") >= prompt_tokens
