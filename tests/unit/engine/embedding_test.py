@@ -12,7 +12,8 @@ import pytest
 from saxml.common import errors
 from saxml.engine.decoders import SampleDecoder
 from saxml.engine.embedding import POOLINGS, EmbedDecoder, Embedders
-from saxml.engine.engine import Engine, Request
+from saxml.engine.engine import Engine
+from saxml.engine.request import Request
 from saxml.models import registry, sharding
 from saxml.models.config import ModelConfig
 from saxml.ops import attention
