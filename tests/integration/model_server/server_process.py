@@ -71,7 +71,8 @@ def serving(
     module: str = "saxml.server.model_server",
     env: Mapping[str, str] | None = None,
 ) -> Iterator[ServerProcess]:
-    """A server that is ready."""
+    """A server that is ready. Those whose folders lie side by side compile once."""
+    flags = (f"--jax_cache_dir={folder.parent / 'compiled'}", *flags)
     server = ServerProcess(tiny.checkpoint(folder), *models, flags=flags, module=module, env=env)
     try:
         server.wait_until_ready()
