@@ -58,7 +58,8 @@ class GradientOptions:
 
 
 class Differentiator:
-    """Thread-safe."""
+    """Thread-safe. Takes operands of plain JAX: the family's `prepare` must be linear in the
+    weights, and `forward` one that can be differentiated."""
 
     def __init__(
         self,
