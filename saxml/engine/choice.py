@@ -50,25 +50,20 @@ def choose(
     kept = min(V, options.top_k or V)
     num_best = min(V, max(options.num_candidates, options.max_logprobs))
     shifted, logsum = _normalise(logits)
-    best, best_ids = jax.lax.top_k(shifted, max(kept, num_best))
     floats = jax.lax.bitcast_convert_type(entries.params[:, :3], jnp.float32)
     barred = entries.position < entries.params[:, 5]
 
-    def changed() -> tuple[jax.Array, jax.Array]:
+    def changed() -> jax.Array:
         own = adjustments.apply(changes, logits)
         stops = own[:, jnp.array(options.stop_ids, jnp.int32)]
         stops = jnp.where(barred[:, None], -jnp.inf, stops)
-        own = own.at[:, jnp.array(options.stop_ids, jnp.int32)].set(stops)
-        values, ids = jax.lax.top_k(own, kept)
-        return values - values[:, :1], ids
+        return own.at[:, jnp.array(options.stop_ids, jnp.int32)].set(stops)
 
-    values, ids = jax.lax.cond(
-        barred.any() | adjustments.present(changes),
-        changed,
-        lambda: (best[:, :kept], best_ids[:, :kept]),
-    )
+    own = jax.lax.cond(barred.any() | adjustments.present(changes), changed, lambda: shifted)
+    values, ids = _top(own, kept)
+    best, best_ids = _top(shifted, num_best)
     rank = sampling.sample(
-        values,
+        values - values.max(-1, keepdims=True),
         temperature=floats[:, 0],
         top_k=entries.params[:, 3],
         top_p=floats[:, 1],
@@ -80,9 +75,7 @@ def choose(
     def logp(scores: jax.Array) -> jax.Array:
         return jnp.maximum(scores - logsum, LEAST_LOGP)
 
-    pairs = jnp.stack(
-        [logp(best[:, :num_best]), best_ids[:, :num_best].astype(jnp.float32)], axis=-1
-    )
+    pairs = jnp.stack([logp(best), best_ids.astype(jnp.float32)], axis=-1)
     columns = [
         token.astype(jnp.float32),
         logp(jnp.take_along_axis(shifted, token, 1)),
@@ -92,6 +85,20 @@ def choose(
         logp(shifted[:, jnp.array(options.stop_ids, jnp.int32)]),
     ]
     return jnp.concatenate(columns, axis=1)
+
+
+def _top(scores: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+    """The best of each row, descending, and their places; of equal ones the first place first.
+
+    Nothing of it may be sliced: XLA's CPU backend then sorts all of a row, a hundred times slower.
+    """
+    if count == 0:
+        return scores[:, :0], jnp.zeros((len(scores), 0), jnp.int32)
+    if count == 1:
+        place = jnp.argmax(scores, axis=-1, keepdims=True)
+        return jnp.take_along_axis(scores, place, 1), place
+    values, places = jax.lax.top_k(scores, count)
+    return values, places
 
 
 def _normalise(logits: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -36,7 +36,7 @@ def sample(
     mass = jax.nn.softmax(jnp.where(kept, logp, -jnp.inf), axis=-1)
     before = jnp.cumsum(mass, axis=-1) - mass
     kept &= before <= top_p[:, None]
-    kept &= logp - logp[:, :1] >= jnp.log(min_p)[:, None]
+    kept &= logp - logp.max(-1, keepdims=True) >= jnp.log(min_p)[:, None]
     kept |= jnp.arange(C) == 0
     noise = jax.lax.cond(
         (temperature > 0).any(),

@@ -112,3 +112,19 @@ def test_no_log_probability_is_below_the_least() -> None:
     assert (rows[:, result.stop_logp(2)][:, 0] == result.LEAST_LOGP).all()
     assert np.isfinite(rows).all()
     assert (choose(logits, SamplingParams(temperature=100.0))[:, result.TOKEN] != 9).all()
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="other backends need no rewriting")
+def test_xla_sorts_no_row_to_find_its_best() -> None:
+    N, V = 4, 500
+    rows = jnp.zeros(N, jnp.int32)
+    params = jnp.zeros((N, choice.ROW_PARAMS), jnp.int32)
+    lowered = CHOOSE.lower(
+        tiny.options(num_candidates=3, max_logprobs=4),
+        jnp.zeros((N, V)),
+        choice.Entries(params, rows, rows, rows),
+        NOTHING,
+    )
+    program = lowered.compile().as_text() or ""
+    assert "TopK" in program
+    assert " sort(" not in program
