@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from saxml.common import errors
 from saxml.engine import adjustments, choice, result
+from saxml.engine.choosing import Choosing
 from saxml.engine.sampling_params import SamplingParams
 from tests.unit.engine import tiny
 
@@ -128,3 +130,13 @@ def test_xla_sorts_no_row_to_find_its_best() -> None:
     program = lowered.compile().as_text() or ""
     assert "TopK" in program
     assert " sort(" not in program
+
+
+def test_more_log_probabilities_than_tokens_are_refused() -> None:
+    with pytest.raises(errors.InvalidArgumentError, match="max_logprobs is 98.*97 tokens"):
+        Choosing(
+            tiny.options(max_logprobs=tiny.VOCAB + 1),
+            tiny.VOCAB,
+            {},
+            jax.sharding.SingleDeviceSharding(jax.devices()[0]),
+        )
