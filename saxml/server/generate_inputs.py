@@ -21,8 +21,9 @@ _SALT_KEY = secrets.token_bytes(32)
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RequestInputs:
-    """What concerns the request as a whole. Higher priorities start first; prompts that begin alike
-    share keys and values among requests with the same salt."""
+    """What concerns the request as a whole. Higher priorities start first, and running requests of
+    lower ones make way; prompts that begin alike share keys and values among requests with the same
+    salt."""
 
     priority: int
     cache_salt: int
