@@ -133,7 +133,7 @@ def test_xla_sorts_no_row_to_find_its_best() -> None:
 
 
 def test_more_log_probabilities_than_tokens_are_refused() -> None:
-    with pytest.raises(errors.InvalidArgumentError, match="max_logprobs is 98.*97 tokens"):
+    with pytest.raises(errors.InvalidArgumentError, match=r"max_logprobs is 98.*97 tokens"):
         Choosing(
             tiny.options(max_logprobs=tiny.VOCAB + 1),
             tiny.VOCAB,
