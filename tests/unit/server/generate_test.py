@@ -197,6 +197,7 @@ class Waiting:
         self._servable = servable
         self._threads: list[threading.Thread] = []
         self.ended: list[str] = []
+        self.answers: dict[str, list[tuple[str, float]]] = {}
         self.cancels: list[Callable[[], None]] = []
 
     def start(self, name: str, prompt: str, **sent: Any) -> None:
@@ -208,7 +209,8 @@ class Waiting:
 
         def run() -> None:
             try:
-                self._servable.generate(prompt, extra(**sent), NEVER, on_cancel)
+                answers = self._servable.generate(prompt, extra(**sent), NEVER, on_cancel)
+                self.answers[name] = answers
                 self.ended.append(name)
             except errors.CancelledError:
                 pass
@@ -230,6 +232,21 @@ def test_higher_priority_starts_first(narrow: LmServable) -> None:
         waiting.start(name, PROMPT, priority=priority, per_example_max_decode_steps=2)
     assert waiting.ended == []
     assert waiting.join() == ["running", "high", "plain", "later", "low"]
+
+
+def test_running_request_makes_way_for_a_higher_priority_and_answers_the_same(
+    narrow: LmServable,
+) -> None:
+    sampled = {"temperature": 1.0, "seed": 3, "min_decode_steps": 60}
+    alone = ask(narrow, PROMPT, **sampled)
+    waiting = Waiting(narrow)
+    waiting.start("low", PROMPT, **sampled)
+    time.sleep(0.1)
+    waiting.start("high", "9,9", priority=1, per_example_max_decode_steps=2)
+    assert waiting.join() == ["high", "low"]
+    ((text, score),) = waiting.answers["low"]
+    assert text == alone[0][0]
+    assert score == pytest.approx(alone[0][1], rel=1e-5)  # its tokens were computed anew
 
 
 def test_more_tokens_than_may_wait_are_refused_at_once(narrow: LmServable) -> None:
