@@ -140,6 +140,11 @@ class Choosing:
             return self.nothing[plan.bucket]
         return adjustments.pack(self._capacity[plan.bucket], found)
 
+    def needs_tokens(self, request_id: int) -> bool:
+        """Whether the next step of a request can be told only when its last tokens are known."""
+        own = self._own.get(request_id)
+        return own is not None and own.adjuster is not None
+
     def chosen(self, request_id: int, going_on: Continue) -> None:
         """Takes note of the tokens that a request goes on with."""
         own = self._own.get(request_id)

@@ -21,8 +21,8 @@ from jax.sharding import Mesh
 
 from saxml import native
 from saxml.common import errors
-from saxml.engine import choice, pace, result
-from saxml.engine import step as step_lib
+from saxml.engine import choice, pace, programs
+from saxml.engine.beam import BeamDecoder
 from saxml.engine.choosing import Choosing
 from saxml.engine.decoders import (
     Decoder,
@@ -33,6 +33,7 @@ from saxml.engine.decoders import (
     ScoreDecoder,
 )
 from saxml.engine.embedding import EmbedDecoder, Embedders
+from saxml.engine.flight import Flight
 from saxml.engine.heartbeat import Heartbeat
 from saxml.engine.metrics import EngineMetrics, Gauges
 from saxml.engine.options import EngineOptions
@@ -40,13 +41,8 @@ from saxml.engine.request import Request, reason_of
 from saxml.engine.sampling_params import SamplingParams
 from saxml.models import sharding
 from saxml.models.config import ModelConfig
-from saxml.ops import attention
 
-Progress = Callable[[str], None]
 _IDLE_WAIT_S = 1.0
-# A step is timed so often, or until so much time has gone.
-_MEASURED_STEPS = 5
-_MEASURED_S = 0.5
 # How long stop() waits for the step that runs.
 _STOP_WAIT_S = 10.0
 _NO_TARGETS = np.empty(0, np.int32)
@@ -74,7 +70,7 @@ class Engine:
         mesh: Mesh,
         dtype: jax.typing.DTypeLike,
         *,
-        progress: Progress = lambda message: None,
+        progress: programs.Progress = lambda message: None,
     ) -> None:
         """params: what the family's `prepare` gives. Pages are kept in dtype. progress: told about
         each compilation."""
@@ -109,53 +105,56 @@ class Engine:
         self._failure: errors.SaxError | None = None
         self._stopping = False
         self.steps = 0
+        self.steps_ahead = 0  # those dispatched before the last one was read
         self.metrics = EngineMetrics()
         self.heartbeat = Heartbeat()
+        self._offsets = {
+            bucket: self._scheduler.packed_offsets(bucket) for bucket in options.buckets
+        }
         self._choosing = Choosing(
             options,
             config.vocab_size,
-            {bucket: self._scheduler.packed_offsets(bucket) for bucket in options.buckets},
+            self._offsets,
             sharding.replicated(mesh),
         )
+        # The tokens that the last step chose, on the device.
+        self._chosen = jax.device_put(
+            np.zeros(options.max_rows, np.int32), sharding.replicated(mesh)
+        )
+        self._flight: Flight | None = None
+        self._landed = -math.inf
+        self._pages: jax.Array | None  # None: stopped
         self._pages, self._steps = self._compile(mesh, dtype, progress)
         self._set_pace(progress)
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         self._thread.start()
 
-    def _compile(self, mesh: Mesh, dtype: jax.typing.DTypeLike, progress: Progress):  # type: ignore[no-untyped-def]
+    def _compile(
+        self, mesh: Mesh, dtype: jax.typing.DTypeLike, progress: programs.Progress
+    ) -> tuple[jax.Array, dict[int, programs.Step]]:
         c, o = self.config, self.options
-        shape = (c.num_layers, o.num_pages, o.page_size, 2, c.num_kv_heads, c.head_dim)
-        pages_sharding = sharding.sharding(mesh, (None,) * 4 + ("kv_heads", "head_dim"), shape)
-        pages = jax.jit(
-            lambda: attention.make_pages(*shape[:3], *shape[4:], np.dtype(dtype)),
-            out_shardings=pages_sharding,
-        )()
-        replicated = sharding.replicated(mesh)
-        steps = {}
-        for bucket in o.buckets:
-            start = time.monotonic()
-            offsets = self._scheduler.packed_offsets(bucket)
-            length = max(first + count for first, count in offsets.values())
-            packed = jax.ShapeDtypeStruct((length,), np.int32, sharding=replicated)
-            steps[bucket] = (
-                jax.jit(
-                    step_lib.make_step(c, o, bucket, offsets),
-                    donate_argnums=1,
-                    out_shardings=(replicated, replicated, pages_sharding),
-                )
-                .lower(self._params, pages, packed, self._choosing.nothing[bucket])
-                .compile()
-            )
-            progress(f"compiled the {bucket}-token step in {time.monotonic() - start:.1f} s")
-        return pages, steps
+        pages = programs.make_pages(c, o, mesh, dtype)
+        arguments = self._params, pages, self._choosing.nothing, self._chosen
+        return pages, programs.compile_steps(c, o, self._offsets, arguments, mesh, progress)
 
-    def _set_pace(self, progress: Progress) -> None:
+    def _set_pace(self, progress: programs.Progress) -> None:
         """Measures what a step of each bucket takes, and bounds prompts beside decode rows by
         it."""
         o = self.options
         if o.prefill_stretch == math.inf:
             return
-        seconds = [self._measure(bucket) for bucket in o.buckets]
+        seconds = []
+        for bucket in o.buckets:
+            assert self._pages is not None
+            took, self._chosen, self._pages = programs.measure(
+                self._steps[bucket],
+                self._params,
+                self._pages,
+                programs.empty_plan(o, self._offsets[bucket]),
+                self._choosing.nothing[bucket],
+                self._chosen,
+            )
+            seconds.append(took)
         self.heartbeat.expect(max(seconds))
         largest = pace.mix(o.buckets, seconds, o.prefill_stretch)
         self._scheduler.set_mix(largest)
@@ -164,22 +163,6 @@ class Engine:
                 f"a {bucket}-token step takes {took * 1e3:.1f} ms; beside decoding rows of its size"
                 f" prompts fill up to {bound} tokens"
             )
-
-    def _measure(self, bucket: int) -> float:
-        """Seconds of a step without rows: its products are those of a full one."""
-        offsets = self._scheduler.packed_offsets(bucket)
-        packed = np.zeros(max(first + count for first, count in offsets.values()), np.int32)
-        first, count = offsets["slots"]
-        packed[first : first + count] = self.options.num_pages * self.options.page_size
-        took: list[float] = []
-        while len(took) < _MEASURED_STEPS and sum(took) < _MEASURED_S:
-            start = time.monotonic()
-            found, _, self._pages = self._steps[bucket](
-                self._params, self._pages, packed, self._choosing.nothing[bucket]
-            )
-            np.asarray(found)
-            took.append(time.monotonic() - start)
-        return min(took)
 
     def submit(
         self,
@@ -351,7 +334,7 @@ class Engine:
         try:
             while not self._stopping:
                 self.heartbeat.beat()
-                if self._scheduler.wait(_IDLE_WAIT_S):
+                if self._flight is not None or self._scheduler.wait(_IDLE_WAIT_S):
                     self._step()
             failure = errors.UnavailableError("the model is being unloaded")
         except Exception as e:
@@ -370,7 +353,11 @@ class Engine:
             self._fail(request_id, failure)
 
     def _step(self) -> None:
+        """One turn: plans and dispatches a step, and reads the last one; before that, unless its
+        requests can go on without being told their tokens."""
         self._end_samples()
+        if self._flight is not None and not self._run_ahead():
+            self._land()
         start = time.monotonic()
         plan = self._scheduler.plan(start)
         for request_id, reason in self._scheduler.take_dropped():
@@ -383,39 +370,63 @@ class Engine:
                 self._fail(request_id, errors.DeadlineExceededError("deadline exceeded"))
             else:
                 self._fail(request_id, errors.CancelledError("cancelled by the client"))
-        if plan is None:
-            return
+        flight = None if plan is None else self._dispatch(plan, start)
+        self.steps_ahead += self._flight is not None and flight is not None
+        self._land(following=flight)
+        self._flight = flight
+        if not self.options.run_ahead:
+            self._land()
+
+    def _run_ahead(self) -> bool:
+        """Has all requests of the step in flight go on before it is read; False: it must be read
+        first."""
+        assert self._flight is not None
+        requests = self._flight.requests()
+        for request_id in requests:
+            request = self._requests.get(request_id)
+            if request is None:
+                continue
+            if isinstance(request.decoder, BeamDecoder) or self._choosing.needs_tokens(request_id):
+                return False
+        return self._scheduler.run_ahead(requests)
+
+    def _dispatch(self, plan: native.StepPlan, start: float) -> Flight:
         for request_id in plan.row_request[plan.num_decode_rows :].tolist():
             if (request := self._requests.get(request_id)) is not None:
                 self.metrics.admitted(request.timeline, start)
-        found, hidden, self._pages = self._steps[plan.bucket](
-            self._params,
-            self._pages,
-            plan.packed,
-            self._choosing.changes(plan, self._requests),
+        changes = self._choosing.changes(plan, self._requests)
+        found, hidden, self._chosen, self._pages = self._steps[plan.bucket](
+            self._params, self._pages, plan.packed, changes, self._chosen
         )
-        if self._embedders:
-            self._embedders.take(plan, self._scheduler.packed_offsets(plan.bucket), hidden)
         self.steps += 1
-        rows = np.asarray(found)[: plan.num_entries]
-        sound = np.isfinite(rows[:, result.MASS])
-        all_sound = sound.all()
-        now = time.monotonic()
-        owners, seqs = plan.entry_request.tolist(), plan.entry_seq
-        first = 0
-        for owner, entries in itertools.groupby(owners):
-            last = first + len(list(entries))
-            if all_sound or sound[first:last].all():
-                self._decode(owner, seqs[first:last], rows[first:last], now)
+        first = self._offsets[plan.bucket]["entry_sample"][0]
+        samples = plan.packed[first : first + plan.num_entries]
+        return Flight(plan, start, found, hidden, samples, plan.entry_request.tolist())
+
+    def _land(self, *, following: Flight | None = None) -> None:
+        """Reads the step in flight, if there is one, and hands out what it found. `following`: the
+        next one, which was dispatched before that."""
+        flight, self._flight = self._flight, None
+        if flight is None:
+            return
+        if self._embedders:
+            self._embedders.take(flight.plan, self._offsets[flight.plan.bucket], flight.hidden)
+        rows = flight.wait()
+        start, now = max(flight.start, self._landed), time.monotonic()
+        self._landed = now
+        for owner, seqs, found, sound in flight.by_request(rows):
+            if sound:
+                self._decode(owner, seqs, found, now, following)
             else:
                 self._scheduler.finish(owner)
                 self._fail(owner, _UNSOUND)
-            first = last
-        self.metrics.stepped(plan.num_tokens, plan.num_rows, start, now)
+        self.metrics.stepped(flight.plan.num_tokens, flight.plan.num_rows, start, now)
 
-    def _decode(self, request_id: int, seqs: Ints, rows: Floats, now: float) -> None:
+    def _decode(
+        self, request_id: int, seqs: Ints, rows: Floats, now: float, following: Flight | None
+    ) -> None:
         """Hands a request its rows, which came at `now`; whatever goes wrong there concerns this
-        request alone."""
+        request alone. `following`: see `_land`."""
         request = self._requests.get(request_id)
         if request is None:
             self._scheduler.finish(request_id)
@@ -428,9 +439,14 @@ class Engine:
                 return
             if len(going_on.parents):
                 self._choosing.chosen(request_id, going_on)
-                self._scheduler.advance(
-                    request_id, going_on.parents, going_on.tokens, going_on.samples
-                )
+                if following is None:
+                    self._scheduler.advance(
+                        request_id, going_on.parents, going_on.tokens, going_on.samples
+                    )
+                else:
+                    assert going_on.samples is not None
+                    following.going_on[request_id] = going_on.samples
+                    self._scheduler.resolve(request_id, going_on.samples, going_on.tokens)
             if request.on_step is not None:
                 request.on_step(request.decoder.results())
         except Exception as e:

@@ -22,6 +22,8 @@ class EngineOptions:
     stop_ids        tokens that end a sequence
     max_logprobs    best tokens whose log-probabilities a request may ask for
     prefix_cache    whether full pages are kept for prompts that begin alike
+    run_ahead       whether a step is given to the device before the tokens of the last one were
+                    read, where all requests in it allow it
     prefill_stretch how many times longer prompts may make a step that decodes; inf: no bound
     """
 
@@ -37,6 +39,7 @@ class EngineOptions:
     max_logprobs: int = 0
     prefix_cache: bool = True
     max_queued_tokens: int | None = None
+    run_ahead: bool = False
     prefill_stretch: float = pace.STRETCH
 
     def __post_init__(self) -> None:

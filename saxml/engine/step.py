@@ -4,8 +4,9 @@ import functools
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 
-from saxml.engine import choice
+from saxml.engine import choice, result
 from saxml.engine.options import EngineOptions
 from saxml.models import registry
 from saxml.models.config import ModelConfig
@@ -15,9 +16,11 @@ Offsets = Mapping[str, tuple[int, int]]
 
 
 def make_step(config: ModelConfig, options: EngineOptions, bucket: int, offsets: Offsets):  # type: ignore[no-untyped-def]
-    """step(params, pages, packed i32[...], changes) -> (result f32[N, width], hidden f[T, D],
-    pages), for plans of this bucket.
+    """step(params, pages, packed i32[...], changes, before i32[max_rows]) -> (result f32[N, width],
+    hidden f[T, D], chosen i32[max_rows], pages), for plans of this bucket.
 
+    chosen are the entries' tokens; `before` are those of the last step, which a plan refers to by
+    its token_source where it was made before they were known.
     changes: of logits, see saxml.engine.adjustments. result: see saxml.engine.result. hidden are
     the states of all its tokens after the final norm, left on the device for whoever wants them.
     """
@@ -25,8 +28,12 @@ def make_step(config: ModelConfig, options: EngineOptions, bucket: int, offsets:
     R = min(bucket, options.max_rows)
 
     def step(
-        params: Mapping[str, jax.Array], pages: jax.Array, packed: jax.Array, changes: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        params: Mapping[str, jax.Array],
+        pages: jax.Array,
+        packed: jax.Array,
+        changes: jax.Array,
+        before: jax.Array,
+    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         def field(name: str) -> jax.Array:
             start, length = offsets[name]
             return packed[start : start + length]
@@ -42,7 +49,9 @@ def make_step(config: ModelConfig, options: EngineOptions, bucket: int, offsets:
             num_decode_rows=header[2],
         )
         attend = functools.partial(attention.ragged_paged_attention, batch=batch)
-        embedded = family.embed(params, field("tokens"))
+        source = field("token_source")
+        tokens = jnp.where(source < 0, field("tokens"), before[jnp.maximum(source, 0)])
+        embedded = family.embed(params, tokens)
         hidden, pages = family.forward(config, params, embedded, field("positions"), attend, pages)
         logits = family.logits(config, params, hidden[field("entry_token")])
         entries = choice.Entries(
@@ -51,6 +60,9 @@ def make_step(config: ModelConfig, options: EngineOptions, bucket: int, offsets:
             sample=field("entry_sample"),
             position=field("entry_position"),
         )
-        return choice.choose(options, logits, entries, changes), hidden, pages
+        found = choice.choose(options, logits, entries, changes)
+        chosen = jnp.zeros(options.max_rows, jnp.int32)
+        chosen = chosen.at[:R].set(found[:, result.TOKEN].astype(jnp.int32))
+        return found, hidden, chosen, pages
 
     return step

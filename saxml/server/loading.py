@@ -224,6 +224,8 @@ def engine_options(
         num_candidates=beam.num_candidates if beam else 0,
         stop_ids=params.stop_ids,
         prefix_cache=params.PREFIX_CACHE,
+        # A CPU would read a step with the cores that compute the next one.
+        run_ahead=jax.default_backend() != "cpu",
         prefill_stretch=math.inf if params.PREFILL_STRETCH is None else params.PREFILL_STRETCH,
     )
 
