@@ -101,7 +101,9 @@ def adjuster(
 ) -> Adjuster | None:
     """What a request needs. None: its logits are not changed here; the device bars the engine's own
     stop tokens by position."""
-    own = sorted(stop_ids) if params.min_steps and stop_ids != frozenset(options.stop_ids) else []
+    own: list[int] = []
+    if params.min_steps and stop_ids != frozenset(options.stop_ids):
+        own = sorted(token for token in stop_ids if token >= 0)  # -1 would be the last token
     if len(own) > MAX_STOP_IDS:
         raise errors.InvalidArgumentError(
             f"min_steps with {len(own)} stop tokens that are not the model's own; at most"

@@ -121,6 +121,7 @@ def test_only_requests_that_need_one_have_an_adjuster() -> None:
     assert made(SamplingParams(temperature=1.0, top_k=3, min_p=0.1), tiny.STOP) is None
     assert made(SamplingParams(min_steps=3), tiny.STOP) is None  # the device bars the engine's own
     assert made(SamplingParams(min_steps=3)) is None
+    assert made(SamplingParams(min_steps=3), -1) is None
     own = made(SamplingParams(min_steps=2), 7, 9)
     assert own is not None
     assert own.changes(0)[0].tolist() == [7, 9]
