@@ -12,6 +12,7 @@ import pytest
 
 from saxml.checkpoint import pax
 from saxml.checkpoint.record import read_record
+from saxml.engine import gradient
 from saxml.engine.decoders import ScoreDecoder
 from saxml.engine.embedding import POOLINGS, EmbedDecoder
 from saxml.engine.engine import Engine
@@ -103,9 +104,12 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return Model(request.param, tmp_path_factory.mktemp("pax"))
 
 
-# The longer one pads to 64 tokens and takes the logits of two blocks of positions.
+# The longer one is mostly padding: two tiles of queries, two blocks of positions with logits.
 @pytest.mark.parametrize("longest", [22, 80])
-def test_score_and_gradients_are_those_of_torch(model: Model, longest: int) -> None:
+def test_score_and_gradients_are_those_of_torch(
+    model: Model, longest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gradient, "_SMALLEST", longest)
     differentiator = model.differentiate(longest)
     found = differentiator.submit(model.inputs, model.targets, math.inf).result(60)
     differentiator.stop()
