@@ -194,15 +194,16 @@ Scheduler::Head Scheduler::NextHead() const {
 // logits are wanted. False: a running request is about to compute more of it, and the head of the
 // queue, with all behind it, waits for that; many suffixes of one prefix compute the prefix once.
 //
-// This ends, and soon. The head waits only for a group in its prefill whose prompt begins with more
-// full pages of the head's than the index has. While it waits nobody is started, so there are ever
-// fewer such groups: each either goes, or comes to the end of those pages. It does come there: the
-// first group in prefill always gets tokens, as the decode rows before it leave at least its width
-// of max_rows in tokens and entries, and so each becomes the first. At the Plan() after that its
-// pages are in the index, stay there while it uses them, and are what the head finds. Groups that
-// await their tokens, which others may be slow to bring, are not waited for. And little is lost:
-// the head is looked at only when the prefills before it have left tokens of the step's budget,
-// that is when they end in this step or emit all entries there are.
+// This ends, and soon. The head waits only for a group in its prefill, or one that is restored,
+// whose prompt begins with more full pages of the head's than the index has. While it waits nobody
+// is started and nobody makes way for it, so there are ever fewer such groups: each either goes, or
+// comes to the end of those pages. It does come there: the first of these groups always gets
+// tokens, as the decode rows before it leave at least its width of max_rows in tokens and entries,
+// and so each becomes the first. At the Plan() after that its pages are in the index, stay there
+// while it uses them, and are what the head finds. Groups that await their tokens, which others may
+// be slow to bring, are not waited for. And little is lost: tokens of the step's budget are left
+// only when the prefills before the head end in this step or emit all entries there are, or when
+// sequences to restore wait for the pages of another.
 bool Scheduler::FindPrefix(const Head& head) {
   prefix_.clear();
   const Request& request = *head.request;
