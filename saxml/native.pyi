@@ -249,14 +249,16 @@ class Scheduler:
         Have requests go on before the tokens that the last plan's entries give are known.
 
         The next plan's token_source says which entry of the last one gives each such token.
-        Requests that end with these tokens, and scored ones, stay as they are. False, and nothing has changed, if one
+        Requests that end with these tokens, and scored ones, stay as they are. False, and nothing
+        has changed, if one
         of them cannot go on so, or is to make way for a request of a higher priority: then
         advance them first.
         """
     def set_mix(self, largest: collections.abc.Sequence[int]) -> None:
         """
         Bound the tokens of steps that decode: when the decode rows alone fit into buckets[i],
-        prompts may fill a step of largest[i] tokens. They get at least 8 tokens a step all the same.
+        prompts may fill a step of largest[i] tokens. They get at least 8 tokens a step all the
+        same.
         Before the first plan().
 
         Raises ValueError unless there is one of the buckets, no smaller, for each.
@@ -285,7 +287,8 @@ class Scheduler:
         target (then width is 1, max_new_tokens 0). deadline: time.monotonic() seconds, inf for
         none. priority: higher ones leave the queue first, lower ones wait as long as such ones
         come; where one finds no room, running ones of lower priority are suspended, wait in
-        their old places, and are restored later: what they emitted is not emitted again. cache_salt: unsigned 64 bits; pages are shared among requests with the same one.
+        their old places, and are restored later: what they emitted is not emitted again.
+        cache_salt: unsigned 64 bits; pages are shared among requests with the same one.
         cache_read: whether pages that others computed may be used; at least the last prompt
         token, and every one with a target, is computed in any case. Raises ValueError for a
         request that could never run and for an id in use, QueueFullError when queue_capacity
