@@ -41,14 +41,7 @@ class Choosing:
         offsets: Mapping[int, Offsets],
         placement: jax.sharding.Sharding,
     ) -> None:
-        """offsets: of the packed plans of each bucket; placement: of the changes on the device.
-
-        Raises InvalidArgumentError for more log-probabilities than there are tokens.
-        """
-        if options.max_logprobs > vocab_size:
-            raise errors.InvalidArgumentError(
-                f"max_logprobs is {options.max_logprobs}; the vocabulary has {vocab_size} tokens"
-            )
+        """offsets: of the packed plans of each bucket; placement: of the changes on the device."""
         self._options = options
         self._vocab_size = vocab_size
         self._offsets = offsets

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 
 from saxml import native
 from saxml.common import errors
-from saxml.engine import choice, pace, programs
+from saxml.engine import choice, pace
 from saxml.engine.beam import BeamDecoder
 from saxml.engine.choosing import Choosing
 from saxml.engine.decoders import (
@@ -32,12 +32,13 @@ from saxml.engine.decoders import (
     SampleDecoder,
     ScoreDecoder,
 )
+from saxml.engine.device import Device, Progress
 from saxml.engine.embedding import EmbedDecoder, Embedders
 from saxml.engine.flight import Flight
 from saxml.engine.heartbeat import Heartbeat
 from saxml.engine.metrics import EngineMetrics, Gauges
 from saxml.engine.options import EngineOptions
-from saxml.engine.request import Request, reason_of
+from saxml.engine.request import STUCK, UNSOUND, Request, reason_of, refusal_of
 from saxml.engine.sampling_params import SamplingParams
 from saxml.models import sharding
 from saxml.models.config import ModelConfig
@@ -47,15 +48,6 @@ _IDLE_WAIT_S = 1.0
 _STOP_WAIT_S = 10.0
 _NO_TARGETS = np.empty(0, np.int32)
 _GREEDY = SamplingParams()
-_UNSOUND = errors.InternalError(
-    "the model's logits for this request are not finite (NaN or infinity); its weights, or the"
-    " arithmetic of its device, are at fault"
-)
-
-_STUCK = errors.InternalError(
-    "no step could be planned for this request, which is a bug of the scheduler; please report it"
-    " with the model's options and the request's lengths"
-)
 
 
 class Engine:
@@ -70,22 +62,13 @@ class Engine:
         mesh: Mesh,
         dtype: jax.typing.DTypeLike,
         *,
-        progress: programs.Progress = lambda message: None,
+        progress: Progress = lambda message: None,
     ) -> None:
         """params: what the family's `prepare` gives. Pages are kept in dtype. progress: told about
         each compilation."""
-        if options.num_candidates > config.vocab_size:
-            raise errors.InvalidArgumentError(
-                f"TOKENS_PER_BEAM and stop tokens need {options.num_candidates} candidates;"
-                f" the vocabulary has {config.vocab_size}"
-            )
-        if outside := [i for i in options.stop_ids if not 0 <= i < config.vocab_size]:
-            raise errors.InvalidArgumentError(
-                f"stop token {outside[0]} is outside the vocabulary of {config.vocab_size}"
-            )
+        options.check_vocabulary(config.vocab_size)
         self.config = config
         self.options = options
-        self._params = dict(params)
         self._scheduler = native.Scheduler(
             num_pages=options.num_pages,
             page_size=options.page_size,
@@ -117,52 +100,34 @@ class Engine:
             self._offsets,
             sharding.replicated(mesh),
         )
-        # The tokens that the last step chose, on the device.
-        self._chosen = jax.device_put(
-            np.zeros(options.max_rows, np.int32), sharding.replicated(mesh)
+        self._device = Device(
+            config,
+            options,
+            params,
+            self._offsets,
+            self._choosing.nothing,
+            mesh,
+            dtype,
+            progress,
         )
         self._flight: Flight | None = None
         self._landed = -math.inf
-        self._pages: jax.Array | None  # None: stopped
-        self._pages, self._steps = self._compile(mesh, dtype, progress)
         self._set_pace(progress)
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         self._thread.start()
 
-    def _compile(
-        self, mesh: Mesh, dtype: jax.typing.DTypeLike, progress: programs.Progress
-    ) -> tuple[jax.Array, dict[int, programs.Step]]:
-        c, o = self.config, self.options
-        pages = programs.make_pages(c, o, mesh, dtype)
-        arguments = self._params, pages, self._choosing.nothing, self._chosen
-        return pages, programs.compile_steps(c, o, self._offsets, arguments, mesh, progress)
-
-    def _set_pace(self, progress: programs.Progress) -> None:
+    def _set_pace(self, progress: Progress) -> None:
         """Measures what a step of each bucket takes, and bounds prompts beside decode rows by
         it."""
         o = self.options
         if o.prefill_stretch == math.inf:
             return
-        seconds = []
-        for bucket in o.buckets:
-            assert self._pages is not None
-            took, self._chosen, self._pages = programs.measure(
-                self._steps[bucket],
-                self._params,
-                self._pages,
-                programs.empty_plan(o, self._offsets[bucket]),
-                self._choosing.nothing[bucket],
-                self._chosen,
-            )
-            seconds.append(took)
+        seconds = self._device.measure()
         self.heartbeat.expect(max(seconds))
         largest = pace.mix(o.buckets, seconds, o.prefill_stretch)
         self._scheduler.set_mix(largest)
-        for bucket, took, bound in zip(o.buckets, seconds, largest, strict=True):
-            progress(
-                f"a {bucket}-token step takes {took * 1e3:.1f} ms; beside decoding rows of its size"
-                f" prompts fill up to {bound} tokens"
-            )
+        for line in pace.lines(o.buckets, seconds, largest):
+            progress(line)
 
     def submit(
         self,
@@ -213,15 +178,9 @@ class Engine:
                 cache_salt=cache_salt,
                 cache_read=cache_read,
             )
-        except errors.SaxError:
+        except (errors.SaxError, native.QueueFullError, ValueError) as e:
             del self._requests[request.id]
-            raise
-        except native.QueueFullError as e:
-            del self._requests[request.id]
-            raise errors.ResourceExhaustedError(str(e)) from None
-        except ValueError as e:
-            del self._requests[request.id]
-            raise errors.InvalidArgumentError(str(e)) from None
+            raise refusal_of(e) from None
         self.metrics.submitted()
         if self._failure is not None:  # the loop ended between the first look and the queue
             self._fail(request.id, self._failure)
@@ -249,42 +208,6 @@ class Engine:
     def check_integrity(self) -> None:
         """Raises if a page is lost or used twice. Call it while nothing runs."""
         self._scheduler.check_integrity()
-
-    @property
-    def free_pages(self) -> int:
-        """Pages no sequence uses; the prefix cache may keep some of them for later prompts."""
-        return int(self.options.num_pages - self._scheduler.used_pages)
-
-    @property
-    def used_pages(self) -> int:
-        """Pages that sequences use, those that several share counted once."""
-        return int(self._scheduler.used_pages)
-
-    @property
-    def used_tokens(self) -> int:
-        """Tokens in the used pages, those of shared pages once; the waste of the used pages is 1 -
-        used_tokens / (used_pages * page_size)."""
-        return int(self._scheduler.used_tokens)
-
-    @property
-    def preemptions(self) -> int:
-        """How often a request had to make way for one of a higher priority."""
-        return int(self._scheduler.preemptions)
-
-    @property
-    def stuck(self) -> int:
-        """Requests given up because no step could be planned: a bug if there are any."""
-        return int(self._scheduler.stuck)
-
-    @property
-    def prefix_queried_tokens(self) -> int:
-        """Tokens of all prompts that were looked up in the prefix cache."""
-        return int(self._scheduler.prefix_queried_tokens)
-
-    @property
-    def prefix_hit_tokens(self) -> int:
-        """How many of these were found there and not computed again."""
-        return int(self._scheduler.prefix_hit_tokens)
 
     @property
     def pending(self) -> int:
@@ -327,8 +250,7 @@ class Engine:
             logging.error("the engine is stopped while a step still runs")
             self._end(errors.UnavailableError("the model is being unloaded"))
             return
-        self._pages = None
-        self._params.clear()
+        self._device.release()
 
     def _loop(self) -> None:
         try:
@@ -365,7 +287,7 @@ class Engine:
             late = request is not None and request.was_late
             if reason == native.DropReason.STUCK:
                 logging.error("request %d kept the engine from going on", request_id)
-                self._fail(request_id, _STUCK)
+                self._fail(request_id, STUCK)
             elif reason == native.DropReason.EXPIRED or late:
                 self._fail(request_id, errors.DeadlineExceededError("deadline exceeded"))
             else:
@@ -395,9 +317,7 @@ class Engine:
             if (request := self._requests.get(request_id)) is not None:
                 self.metrics.admitted(request.timeline, start)
         changes = self._choosing.changes(plan, self._requests)
-        found, hidden, self._chosen, self._pages = self._steps[plan.bucket](
-            self._params, self._pages, plan.packed, changes, self._chosen
-        )
+        found, hidden = self._device.run(plan, changes)
         self.steps += 1
         first = self._offsets[plan.bucket]["entry_sample"][0]
         samples = plan.packed[first : first + plan.num_entries]
@@ -419,7 +339,7 @@ class Engine:
                 self._decode(owner, seqs, found, now, following)
             else:
                 self._scheduler.finish(owner)
-                self._fail(owner, _UNSOUND)
+                self._fail(owner, UNSOUND)
         self.metrics.stepped(flight.plan.num_tokens, flight.plan.num_rows, start, now)
 
     def _decode(

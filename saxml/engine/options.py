@@ -49,6 +49,22 @@ class EngineOptions:
                 f" {self.max_rows} rows a step may have"
             )
 
+    def check_vocabulary(self, size: int) -> None:
+        """Raises InvalidArgumentError for what a vocabulary of this size does not have."""
+        if self.num_candidates > size:
+            raise errors.InvalidArgumentError(
+                f"TOKENS_PER_BEAM and stop tokens need {self.num_candidates} candidates;"
+                f" the vocabulary has {size}"
+            )
+        if self.max_logprobs > size:
+            raise errors.InvalidArgumentError(
+                f"max_logprobs is {self.max_logprobs}; the vocabulary has {size} tokens"
+            )
+        if outside := [i for i in self.stop_ids if not 0 <= i < size]:
+            raise errors.InvalidArgumentError(
+                f"stop token {outside[0]} is outside the vocabulary of {size}"
+            )
+
 
 def token_buckets(max_rows: int, max_prompt: int, largest: int = 256) -> tuple[int, ...]:
     """Token buckets for up to max_rows decode rows and prompts of up to max_prompt tokens.

@@ -5,7 +5,7 @@ time between tokens is the time of a step, so a bounded ratio of steps that take
 steps that only decode bounds how uneven a stream is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 # Steps that take prompts along may take so many times what the decode rows alone would take.
 STRETCH = 2.0
@@ -25,3 +25,14 @@ def mix(buckets: Sequence[int], seconds: Sequence[float], stretch: float = STRET
             last += 1
         largest.append(buckets[last])
     return largest
+
+
+def lines(
+    buckets: Sequence[int], seconds: Sequence[float], largest: Sequence[int]
+) -> Iterator[str]:
+    """What `mix` made of it, for the log."""
+    for bucket, took, bound in zip(buckets, seconds, largest, strict=True):
+        yield (
+            f"a {bucket}-token step takes {took * 1e3:.1f} ms; beside decoding rows of its size"
+            f" prompts fill up to {bound} tokens"
+        )

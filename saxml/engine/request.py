@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 
 import grpc
 
+from saxml import native
 from saxml.common import errors
 from saxml.engine.decoders import Decoder, Hypothesis, SampleDecoder
 from saxml.engine.metrics import Reason, Timeline
@@ -17,6 +18,15 @@ _REASONS = {
     grpc.StatusCode.CANCELLED: Reason.CANCELLED,
     grpc.StatusCode.DEADLINE_EXCEEDED: Reason.DEADLINE,
 }
+
+UNSOUND = errors.InternalError(
+    "the model's logits for this request are not finite (NaN or infinity); its weights, or the"
+    " arithmetic of its device, are at fault"
+)
+STUCK = errors.InternalError(
+    "no step could be planned for this request, which is a bug of the scheduler; please report it"
+    " with the model's options and the request's lengths"
+)
 
 
 class Request:
@@ -69,3 +79,13 @@ class Request:
 def reason_of(error: errors.SaxError) -> Reason:
     """Why a request ended that was not answered."""
     return _REASONS.get(error.code, Reason.FAILED)
+
+
+def refusal_of(error: Exception) -> errors.SaxError:
+    """What the owner of a request is told that the scheduler, or the choice of tokens, did not
+    take."""
+    if isinstance(error, errors.SaxError):
+        return error
+    if isinstance(error, native.QueueFullError):
+        return errors.ResourceExhaustedError(str(error))
+    return errors.InvalidArgumentError(str(error))

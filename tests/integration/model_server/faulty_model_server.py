@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from absl import app
 
-from saxml.engine import engine, heartbeat
+from saxml.engine import device, heartbeat
 from saxml.server import model_server
 
 FAULT_FILE = "SAX_TEST_FAULT_FILE"
@@ -25,29 +25,20 @@ def _fault() -> str:
     return path.read_text() if path.exists() else ""
 
 
-def _faulty(step: Any, *, breaks: bool) -> Any:
-    def run(*arguments: Any) -> Any:
+def _faulty(run: Any) -> Any:
+    def run_or_fail(self: device.Device, *arguments: Any) -> Any:
         while _fault() == "hang":
             time.sleep(0.02)
-        if breaks and _fault() == "break":
+        if self._options.num_candidates == 0 and _fault() == "break":
             raise RuntimeError("the device is lost")
-        return step(*arguments)
+        return run(self, *arguments)
 
-    return run
-
-
-def _make_faulty(compile_steps: Any) -> Any:
-    def compile_faulty(self: engine.Engine, *arguments: Any) -> Any:
-        pages, steps = compile_steps(self, *arguments)
-        breaks = self.options.num_candidates == 0
-        return pages, {bucket: _faulty(step, breaks=breaks) for bucket, step in steps.items()}
-
-    return compile_faulty
+    return run_or_fail
 
 
 if __name__ == "__main__":
     heartbeat.LEAST_LIMIT_S = LIMIT_S
     heartbeat.SLOWEST_FACTOR = 1.0  # a slow machine shall not raise the limit
-    setattr(engine.Engine, "_compile", _make_faulty(engine.Engine._compile))  # noqa: B010
+    setattr(device.Device, "run", _faulty(device.Device.run))  # noqa: B010
     jax.config.config_with_absl()
     app.run(model_server.main)

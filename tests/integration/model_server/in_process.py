@@ -26,12 +26,12 @@ class Held:
     """Lets an engine's steps through one by one."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine, self._steps = engine, dict(engine._steps)
+        self._engine, self._steps = engine, dict(engine._device.steps)
         self._permits = threading.Semaphore(0)
         self._open = False
         self.entered = threading.Semaphore(0)
         for bucket, step in self._steps.items():
-            engine._steps[bucket] = self._holding(step)
+            engine._device.steps[bucket] = self._holding(step)
 
     def _holding(self, step: Any) -> Any:
         def held(*arguments: object) -> Any:
@@ -54,7 +54,7 @@ class Held:
         """Holds no more."""
         self._open = True
         self._permits.release()
-        self._engine._steps.update(self._steps)
+        self._engine._device.steps.update(self._steps)
 
 
 class InProcess:
@@ -110,7 +110,7 @@ class InProcess:
         """Nothing runs, and every page is back."""
         engine = self.engine(model)
         assert engine.pending == 0
-        assert engine.free_pages == engine.options.num_pages
+        assert engine.gauges().used_pages == 0
         engine.check_integrity()
 
     def close(self) -> None:

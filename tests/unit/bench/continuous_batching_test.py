@@ -29,7 +29,7 @@ def engine() -> Iterator[Engine]:
     made = engine_run.make_engine(4, (4, 32), lambda text: None)
     yield made
     made.check_integrity()
-    assert made.free_pages == made.options.num_pages
+    assert made.gauges().used_pages == 0
     made.stop()
 
 

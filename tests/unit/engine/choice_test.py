@@ -1,5 +1,7 @@
 """The device's result of a step: what is chosen, and what is told of it."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,6 @@ import pytest
 
 from saxml.common import errors
 from saxml.engine import adjustments, choice, result
-from saxml.engine.choosing import Choosing
 from saxml.engine.sampling_params import SamplingParams
 from tests.unit.engine import tiny
 
@@ -132,11 +133,20 @@ def test_xla_sorts_no_row_to_find_its_best() -> None:
     assert " sort(" not in program
 
 
-def test_more_log_probabilities_than_tokens_are_refused() -> None:
-    with pytest.raises(errors.InvalidArgumentError, match=r"max_logprobs is 98.*97 tokens"):
-        Choosing(
-            tiny.options(max_logprobs=tiny.VOCAB + 1),
-            tiny.VOCAB,
-            {},
-            jax.sharding.SingleDeviceSharding(jax.devices()[0]),
-        )
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"max_logprobs": 98}, "max_logprobs is 98; the vocabulary has 97 tokens"),
+        ({"num_candidates": 98}, "need 98 candidates; the vocabulary has 97"),
+        ({"stop_ids": (tiny.STOP, 97)}, "stop token 97 is outside the vocabulary of 97"),
+        ({"stop_ids": (-1,)}, "stop token -1 is outside the vocabulary of 97"),
+    ],
+)
+def test_what_the_vocabulary_does_not_have_is_refused(
+    changed: dict[str, Any], message: str
+) -> None:
+    with (
+        pytest.raises(errors.InvalidArgumentError, match=message),
+        tiny.running(tiny.LLAMA, **changed),
+    ):
+        pass

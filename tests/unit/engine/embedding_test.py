@@ -88,13 +88,13 @@ def test_prefix_cache_changes_nothing(
 ) -> None:
     prompt = np.arange(40, dtype=np.int32)
     wanted = pooled(dense(prompt), pooling)
-    hits = engine.prefix_hit_tokens
+    hits = engine.gauges().prefix_hit_tokens
     for _ in range(2):
         decoder = EmbedDecoder(len(prompt), pooling)
         engine.submit(prompt, decoder).future.result(timeout=60)
         np.testing.assert_allclose(decoder.embedding, wanted, atol=ATOL)
     # The second one finds all full pages of four but that of the last token; the mean needs all.
-    assert engine.prefix_hit_tokens - hits == (36 if pooling == "last" else 0)
+    assert engine.gauges().prefix_hit_tokens - hits == (36 if pooling == "last" else 0)
 
 
 def test_hidden_states_are_fetched_for_embeddings_only(
@@ -170,9 +170,9 @@ def test_preempted_embedding_is_the_same(cached: bool) -> None:
             alone = EmbedDecoder(len(prompt), pooling)
             engine.submit(prompt, alone, cache_read=False).future.result(timeout=60)
             intruders.clear()
-            before, interrupted = engine.preemptions, Interrupted(len(prompt), pooling)
+            before, interrupted = engine.gauges().preemptions, Interrupted(len(prompt), pooling)
             engine.submit(prompt, interrupted, cache_read=False).future.result(timeout=60)
-            assert engine.preemptions == before + 2
+            assert engine.gauges().preemptions == before + 2
             np.testing.assert_allclose(interrupted.embedding, alone.embedding, atol=ATOL)
             for intruder in intruders:
                 assert intruder.future.result(timeout=60)

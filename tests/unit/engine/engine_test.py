@@ -303,7 +303,7 @@ def test_engine_whose_step_raises_fails_what_it_has_and_beats_no_more(
         def broken(*_: object) -> None:
             raise RuntimeError("device lost")
 
-        monkeypatch.setattr(engine, "_steps", dict.fromkeys(engine.options.buckets, broken))
+        monkeypatch.setattr(engine._device, "steps", dict.fromkeys(engine.options.buckets, broken))
         request = engine.submit(np.array([1], np.int32), tiny.greedy())
         with pytest.raises(errors.UnavailableError, match="the engine has failed: device lost"):
             request.future.result(timeout=10)
@@ -321,14 +321,14 @@ def test_step_that_hangs_is_a_stall_and_does_not_hold_up_stop(
     monkeypatch.setattr(engine_lib, "_STOP_WAIT_S", 0.1)
     gate, entered = threading.Event(), threading.Event()
     with tiny.running(tiny.LLAMA) as engine:
-        real = engine._steps[1]
+        real = engine._device.steps[1]
 
         def slow(*arguments: object) -> object:
             entered.set()
             gate.wait(30)
             return real(*arguments)
 
-        monkeypatch.setitem(engine._steps, 1, slow)
+        monkeypatch.setitem(engine._device.steps, 1, slow)
         request = engine.submit(np.array([1], np.int32), tiny.greedy())
         entered.wait(30)
         time.sleep(0.01)

@@ -77,12 +77,12 @@ def test_preempted_requests_give_the_same_tokens(engine: Engine, kind: str) -> N
     decoder, sampling = DECODERS[kind]
     for prompt in PROMPTS[:3]:
         alone = tokens(engine.submit(prompt, decoder(), sampling=sampling))
-        before = engine.preemptions
+        before = engine.gauges().preemptions
         intruder = Intruder(engine, (1, 4, 9))
         request = engine.submit(prompt, decoder(), sampling=sampling, on_step=intruder)
         assert tokens(request) == alone
         assert [len(tokens(r)[0]) for r in intruder.requests] == [24] * 3
-        assert engine.preemptions == before + 3
+        assert engine.gauges().preemptions == before + 3
 
 
 def test_crowd_of_low_priority_gives_the_same_tokens(engine: Engine) -> None:
@@ -91,10 +91,10 @@ def test_crowd_of_low_priority_gives_the_same_tokens(engine: Engine) -> None:
         requests += [engine.submit(p, BeamDecoder(BEAMS)) for p in PROMPTS[:2]]
         return [tokens(r) for r in requests]
 
-    quiet, before = crowd(None), engine.preemptions
+    quiet, before = crowd(None), engine.gauges().preemptions
     intruder = Intruder(engine, (2, 7, 20, 40, 60))
     assert crowd(intruder) == quiet
-    assert engine.preemptions > before
+    assert engine.gauges().preemptions > before
     concurrent.futures.wait([r.future for r in intruder.requests])
 
 
@@ -102,14 +102,14 @@ def test_scores_of_a_preempted_request_are_each_there_once(engine: Engine) -> No
     prompt = np.arange(3, 40, dtype=np.int32)  # five steps of at most six targets
     targets = np.arange(10, 40, dtype=np.int32)
     alone = engine.submit(prompt, ScoreDecoder(targets), cache_read=False).future.result()[0]
-    before = engine.preemptions
+    before = engine.gauges().preemptions
     intruder = Intruder(engine, (2, 4))
     request = engine.submit(prompt, ScoreDecoder(targets), cache_read=False, on_step=intruder)
     found = request.future.result(timeout=WAIT_S)[0]
     assert found.logprobs is not None
     assert alone.logprobs is not None
     np.testing.assert_allclose(found.logprobs.chosen, alone.logprobs.chosen, atol=1e-4)
-    assert engine.preemptions == before + 2
+    assert engine.gauges().preemptions == before + 2
     concurrent.futures.wait([r.future for r in intruder.requests])
 
 

@@ -45,10 +45,10 @@ def answers(engine: Engine) -> list[list[int]]:
 def test_same_ids_with_and_without_the_cache(config: ModelConfig, num_pages: int) -> None:
     with tiny.running(config, num_pages=num_pages, buckets=(16,)) as engine:
         cached = answers(engine)
-        assert engine.prefix_hit_tokens > 0
+        assert engine.gauges().prefix_hit_tokens > 0
     with tiny.running(config, num_pages=num_pages, buckets=(16,), prefix_cache=False) as engine:
         assert answers(engine) == cached
-        assert engine.prefix_queried_tokens == 0
+        assert engine.gauges().prefix_queried_tokens == 0
 
 
 def test_suffixes_scored_behind_one_prefix_compute_it_once() -> None:
@@ -66,9 +66,9 @@ def test_suffixes_scored_behind_one_prefix_compute_it_once() -> None:
     with tiny.running(tiny.LLAMA) as engine:
         assert scores(engine) == pytest.approx(wanted, abs=1e-4)
         # 22 tokens make five full pages of four; the first request computes them.
-        assert engine.prefix_hit_tokens == (len(suffixes) - 1) * 20
+        assert engine.gauges().prefix_hit_tokens == (len(suffixes) - 1) * 20
         assert scores(engine) == pytest.approx(wanted, abs=1e-4)
-        assert engine.prefix_hit_tokens == (2 * len(suffixes) - 1) * 20
+        assert engine.gauges().prefix_hit_tokens == (2 * len(suffixes) - 1) * 20
 
 
 def test_requests_with_different_salts_share_nothing() -> None:
@@ -77,7 +77,7 @@ def test_requests_with_different_salts_share_nothing() -> None:
         for salt in (0, 1, 2**64 - 1):
             request = engine.submit(prompt(1), tiny.greedy(4), cache_salt=salt)
             found.append(request.future.result()[0].tokens.tolist())
-        assert engine.prefix_hit_tokens == 0
+        assert engine.gauges().prefix_hit_tokens == 0
         engine.submit(prompt(1), tiny.greedy(4), cache_salt=1).future.result()
-        assert engine.prefix_hit_tokens == 20
+        assert engine.gauges().prefix_hit_tokens == 20
     assert found[0] == found[1] == found[2]

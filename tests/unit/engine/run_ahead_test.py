@@ -146,7 +146,7 @@ def test_cancelled_in_flight_gives_its_pages_back(both: Both) -> None:
     with contextlib.suppress(errors.CancelledError):
         request.future.result(timeout=WAIT_S)
     assert answers([other]) == answers([both.plain.submit(PROMPTS[1], samples())])
-    assert engine.free_pages == engine.options.num_pages
+    assert engine.gauges().used_pages == 0
 
 
 def test_samples_that_finish_early_keep_what_they_have(both: Both) -> None:
@@ -168,7 +168,7 @@ def test_samples_that_finish_early_keep_what_they_have(both: Both) -> None:
 
 
 def test_higher_priority_makes_one_that_ran_ahead_give_way(both: Both) -> None:
-    engine, before = both.ahead, both.ahead.preemptions
+    engine, before = both.ahead, both.ahead.gauges().preemptions
     prompt = np.arange(30, dtype=np.int32)
     intruders: list[Request] = []
 
@@ -178,7 +178,7 @@ def test_higher_priority_makes_one_that_ran_ahead_give_way(both: Both) -> None:
 
     low = engine.submit(PROMPTS[0], samples(4, 24), sampling=HOT, on_step=intrude)
     found = answers([low])
-    assert engine.preemptions > before
+    assert engine.gauges().preemptions > before
     assert found == answers([both.plain.submit(PROMPTS[0], samples(4, 24), sampling=HOT)])
     wanted = answers([both.plain.submit(prompt, samples(4, 24))])
     assert [answers([request]) for request in intruders] == [wanted] * len(intruders)

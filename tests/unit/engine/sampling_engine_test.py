@@ -112,7 +112,7 @@ def test_samples_share_the_pages_of_their_prompt(engine: Engine) -> None:
     used: list[int] = []
 
     def look(_: object) -> None:
-        used.append(engine.options.num_pages - engine.free_pages)
+        used.append(engine.gauges().used_pages)
 
     decoder = SampleDecoder(num_samples=4, max_steps=8, stop_ids=())
     params = SamplingParams(temperature=1.0, seed=1)

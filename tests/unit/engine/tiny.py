@@ -92,7 +92,7 @@ def running(
     engine = Engine(config, random_weights(config, mesh), opts, mesh, jnp.float32)
     try:
         yield engine
-        assert engine.free_pages == opts.num_pages
+        assert engine.gauges().used_pages == 0
         engine.check_integrity()
     finally:
         engine.stop()

@@ -82,7 +82,7 @@ def servable(checkpoint: str) -> Iterator[LmServable]:
     yield found
     assert found.wait_until_idle(10)
     found.check_integrity()
-    assert engine_of(found).free_pages == engine_of(found).options.num_pages
+    assert engine_of(found).gauges().used_pages == 0
     found.unload()
 
 
@@ -150,18 +150,18 @@ def test_prompts_share_pages_within_a_salt_only(servable: LmServable) -> None:
     prompt = ",".join(str(i) for i in range(10, 60))
 
     def hits(**sent: Any) -> int:
-        before = engine.prefix_hit_tokens
+        before = engine.gauges().prefix_hit_tokens
         ask(servable, prompt, **sent)
-        return engine.prefix_hit_tokens - before
+        return engine.gauges().prefix_hit_tokens - before
 
     assert hits() == 0
     assert hits() >= 48
     assert hits(cache_salt="a") == 0
     assert hits(cache_salt="a") >= 48
     assert hits(cache_salt="b") == 0
-    before = engine.prefix_hit_tokens
+    before = engine.gauges().prefix_hit_tokens
     servable.score(prompt, ["1"], extra(cache_salt="c"), NEVER, ignore)
-    assert engine.prefix_hit_tokens == before
+    assert engine.gauges().prefix_hit_tokens == before
 
 
 @pytest.fixture(scope="module")
@@ -219,6 +219,14 @@ class Waiting:
         self._threads[-1].start()
         assert begun.wait(10)
 
+    def start_running(self, **sent: Any) -> None:
+        """Starts a long one, "running", and waits until it runs: it does not wait any more."""
+        self.start("running", PROMPT, logit_bias="9=100", **sent)
+        end = time.monotonic() + 30
+        while (now := engine_of(self._servable).gauges()).queued_tokens or not now.running:
+            assert time.monotonic() < end, now
+            time.sleep(0.001)
+
     def join(self) -> list[str]:
         for thread in self._threads:
             thread.join(30)
@@ -227,7 +235,7 @@ class Waiting:
 
 def test_higher_priority_starts_first(narrow: LmServable) -> None:
     waiting = Waiting(narrow)
-    waiting.start("running", PROMPT, logit_bias="9=100", priority=100)
+    waiting.start_running(priority=100)
     for name, priority in (("low", -1), ("plain", 0), ("high", 1), ("later", 0)):
         waiting.start(name, PROMPT, priority=priority, per_example_max_decode_steps=2)
     assert waiting.ended == []
@@ -251,7 +259,7 @@ def test_running_request_makes_way_for_a_higher_priority_and_answers_the_same(
 
 def test_more_tokens_than_may_wait_are_refused_at_once(narrow: LmServable) -> None:
     waiting = Waiting(narrow)
-    waiting.start("running", PROMPT, logit_bias="9=100", priority=100)
+    waiting.start_running(priority=100)
     waiting.start("first", ",".join(["5"] * 20), per_example_max_decode_steps=2)
     with pytest.raises(errors.ResourceExhaustedError) as refused:
         ask(narrow, ",".join(["6"] * 20))
@@ -274,7 +282,7 @@ def test_any_number_of_suffixes_is_scored_though_few_tokens_may_wait(narrow: LmS
     few = narrow.score(PROMPT, ["5", "59"], extra(), NEVER, ignore)
     assert few == pytest.approx([found[3], found[57]], abs=1e-5)
     waiting = Waiting(narrow)
-    waiting.start("running", PROMPT, logit_bias="9=100", priority=100)
+    waiting.start_running(priority=100)
     waiting.start("first", ",".join(["5"] * 22), per_example_max_decode_steps=2)
     with pytest.raises(errors.ResourceExhaustedError):
         narrow.score(PROMPT, suffixes, extra(), NEVER, ignore)
@@ -284,7 +292,7 @@ def test_any_number_of_suffixes_is_scored_though_few_tokens_may_wait(narrow: LmS
 
 def test_client_that_leaves_ends_all_of_its_suffixes(narrow: LmServable) -> None:
     waiting = Waiting(narrow)
-    waiting.start("running", PROMPT, logit_bias="9=100", priority=100)
+    waiting.start_running(priority=100)
     begun = threading.Event()
     cancels: list[Callable[[], None]] = []
     raised: list[BaseException] = []

@@ -177,7 +177,7 @@ def check_all_is_back(servable: LmServable) -> None:
     # What was given up is dropped in the next step.
     texts(servable, "x", stream=False)
     assert engine.pending == 0
-    assert engine.free_pages == engine.options.num_pages
+    assert engine.gauges().used_pages == 0
     engine.check_integrity()
 
 
