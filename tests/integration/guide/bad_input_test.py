@@ -5,22 +5,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.guide.cell import MODEL, MODEL_PATH, Cell, cell_in
+from tests.integration.guide.cell import MODEL, MODEL_PATH, Cell, joined_cell
 from tests.integration.processes import Process
 
 
 @pytest.fixture(scope="module")
 def cell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cell]:
-    with (
-        cell_in("folder", tmp_path_factory.mktemp("cell")) as cell,
-        cell.admin_server() as admin,
-        cell.model_server() as server,
-    ):
-        server.wait_for("Joined")
+    with joined_cell(tmp_path_factory.mktemp("cell")) as (cell, server):
         cell.publish(cell.convert())
         server.wait_for(r"loading completed\.", 180)
         yield cell
-        assert "Traceback" not in admin.output + server.output
 
 
 def refused(cell: Cell, *arguments: str) -> str:

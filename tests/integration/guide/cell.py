@@ -118,3 +118,17 @@ def cell_in(kind: str, folder: pathlib.Path) -> Iterator[Cell]:
         with cell.configure() as configured:
             assert configured.wait() == 0, configured.output
         yield cell
+
+
+@contextlib.contextmanager
+def joined_cell(folder: pathlib.Path) -> Iterator[tuple[Cell, Process]]:
+    """A cell in a folder, and its model server, which has joined. Neither server may have met an
+    error that nobody expected."""
+    with (
+        cell_in("folder", folder) as cell,
+        cell.admin_server() as admin,
+        cell.model_server() as server,
+    ):
+        server.wait_for("Joined")
+        yield cell, server
+        assert "Traceback" not in admin.output + server.output

@@ -17,7 +17,7 @@ import sax
 from saxml.common import errors
 from saxml.proto import lm_pb2, lm_pb2_grpc
 from saxml.tokenizer.bpe import byte_level_bpe
-from tests.integration.guide.cell import Cell, cell_in
+from tests.integration.guide.cell import Cell, joined_cell
 
 BEAMS, SAMPLES, WIDE = "/sax/test/beams", "/sax/test/samples", "/sax/test/wide"
 PATH = "saxml.server.pax.lm.params.auto.AutoLM"
@@ -42,12 +42,7 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cell]:
     byte_tokens = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())[:211]
     plain = vocabulary(place / "ascii", ascii_tokens)
     any_bytes = vocabulary(place / "bytes", byte_tokens)
-    with (
-        cell_in("folder", place) as cell,
-        cell.admin_server() as admin,
-        cell.model_server() as server,
-    ):
-        server.wait_for("Joined")
+    with joined_cell(place) as (cell, _):
         checkpoint = cell.convert()
         beams = ["USE_BEAM_SEARCH=true", "BEAM_SIZE=3", "MIN_DECODE_STEPS=4"]
         for model, overrides in {
@@ -60,7 +55,6 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cell]:
             done = cell.saxutil("-sax_timeout=180s", "wait", model)
             assert done.returncode == 0, done.stderr
         yield cell
-        assert "Traceback" not in admin.output + server.output
 
 
 def generate(cell: Cell, model: str, *flags: str) -> tuple[list[str], list[float]]:

@@ -13,7 +13,7 @@ import pytest
 from saxml.common import errors
 from saxml.engine import engine as engine_lib
 from saxml.engine import heartbeat
-from saxml.engine.beam import BeamDecoder, BeamOptions
+from saxml.engine.beam import BeamDecoder
 from saxml.engine.decoders import Continue, Hypothesis, SampleDecoder, ScoreDecoder
 from saxml.engine.engine import Engine
 from saxml.engine.metrics import Reason
@@ -21,15 +21,7 @@ from saxml.engine.sampling_params import SamplingParams
 from saxml.models.config import ModelConfig
 from tests.unit.engine import tiny
 
-BEAMS = BeamOptions(
-    beam_size=4,
-    tokens_per_beam=4,
-    alpha=0.5,
-    min_steps=2,
-    max_steps=20,
-    stop_ids=(tiny.STOP,),
-    early_exit=False,
-)
+BEAMS = tiny.beams(min_steps=2, max_steps=20, beam_size=4)
 
 
 @pytest.fixture(scope="module", params=[tiny.GPTJ, tiny.LLAMA], ids=lambda c: c.family)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from saxml.common import errors
-from saxml.engine.beam import BeamDecoder, BeamOptions
+from saxml.engine.beam import BeamDecoder
 from saxml.engine.decoders import Decoder, SampleDecoder, ScoreDecoder
 from saxml.engine.engine import Engine
 from saxml.engine.sampling_params import SamplingParams
@@ -19,15 +19,7 @@ from tests.unit.engine import tiny
 
 POISON = 90
 UNTIED = dataclasses.replace(tiny.LLAMA, tied_embeddings=False)
-BEAMS = BeamOptions(
-    beam_size=3,
-    tokens_per_beam=3,
-    alpha=0.5,
-    min_steps=0,
-    max_steps=8,
-    stop_ids=(tiny.STOP,),
-    early_exit=False,
-)
+BEAMS = tiny.beams(min_steps=0, max_steps=8)
 
 
 def engine_of(config: ModelConfig, value: float | None) -> Engine:

@@ -6,22 +6,14 @@ import jax
 import numpy as np
 import pytest
 
-from saxml.engine.beam import BeamDecoder, BeamOptions
+from saxml.engine.beam import BeamDecoder
 from saxml.engine.embedding import EmbedDecoder
 from saxml.engine.gradient import Differentiator, GradientOptions
 from saxml.models import sharding
 from saxml.models.config import ModelConfig
 from tests.unit.engine import tiny
 
-BEAMS = BeamOptions(
-    beam_size=3,
-    tokens_per_beam=3,
-    alpha=0.5,
-    min_steps=1,
-    max_steps=8,
-    stop_ids=(tiny.STOP,),
-    early_exit=False,
-)
+BEAMS = tiny.beams(min_steps=1, max_steps=8)
 
 WEIGHTS = (
     "params/lm/transformer/x_layers_1/self_attention/post/w",

@@ -3,21 +3,13 @@
 import numpy as np
 import pytest
 
-from saxml.engine.beam import BeamDecoder, BeamOptions
+from saxml.engine.beam import BeamDecoder
 from saxml.engine.decoders import ScoreDecoder
 from saxml.engine.engine import Engine
 from saxml.models.config import ModelConfig
 from tests.unit.engine import tiny
 
-BEAMS = BeamOptions(
-    beam_size=3,
-    tokens_per_beam=3,
-    alpha=0.5,
-    min_steps=2,
-    max_steps=12,
-    stop_ids=(tiny.STOP,),
-    early_exit=False,
-)
+BEAMS = tiny.beams(min_steps=2, max_steps=12)
 BEGINNING = tiny.prompts(1, seed=8, longest=1)[0].tolist() + list(range(20, 41))
 
 

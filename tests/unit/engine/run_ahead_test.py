@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from saxml.common import errors
-from saxml.engine.beam import BeamDecoder, BeamOptions
+from saxml.engine.beam import BeamDecoder
 from saxml.engine.decoders import Decoder, Hypothesis, SampleDecoder, ScoreDecoder
 from saxml.engine.embedding import EmbedDecoder
 from saxml.engine.engine import Engine
@@ -19,15 +19,7 @@ from saxml.engine.request import Request
 from saxml.engine.sampling_params import SamplingParams
 from tests.unit.engine import tiny
 
-BEAMS = BeamOptions(
-    beam_size=3,
-    tokens_per_beam=3,
-    alpha=0.5,
-    min_steps=2,
-    max_steps=12,
-    stop_ids=(tiny.STOP,),
-    early_exit=False,
-)
+BEAMS = tiny.beams(min_steps=2, max_steps=12)
 PROMPTS = tiny.prompts(8, seed=21, longest=20)
 GREEDY, HOT = SamplingParams(), SamplingParams(temperature=1.0, seed=5)
 WAIT_S = 120

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from saxml.engine.beam import BeamOptions
 from saxml.engine.decoders import SampleDecoder
 from saxml.engine.engine import Engine
 from saxml.engine.options import EngineOptions
@@ -80,6 +81,19 @@ def options(**changed: object) -> EngineOptions:
         "stop_ids": (STOP,),
     }
     return EngineOptions(**{**defaults, **changed})  # type: ignore[arg-type]
+
+
+def beams(*, min_steps: int, max_steps: int, beam_size: int = 3) -> BeamOptions:
+    """A beam search that takes as many tokens of a beam as there are beams."""
+    return BeamOptions(
+        beam_size=beam_size,
+        tokens_per_beam=beam_size,
+        alpha=0.5,
+        min_steps=min_steps,
+        max_steps=max_steps,
+        stop_ids=(STOP,),
+        early_exit=False,
+    )
 
 
 @contextmanager

