@@ -1,6 +1,5 @@
 """The launchers as real processes: what they log, what they keep, how they end."""
 
-import os
 import pathlib
 import re
 import socket
@@ -302,11 +301,11 @@ def test_an_fs_root_that_cannot_be_written_is_told(tmp_path: pathlib.Path) -> No
     )
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_without_permission_is_told(root: str, tmp_path: pathlib.Path) -> None:
     (tmp_path / "fs/sax/test").mkdir(parents=True)
     (tmp_path / "fs/sax/test").chmod(0o555)
-    server = _serve(root, "--http_port=0")
+    flags = (CELL, f"--sax_root={root}", "--port=0", "--http_port=0")
+    server = Process(SERVER, *flags, obeys_permissions=True)
     _assert_fatal(server, "Failed to start server: cannot write .*: permission denied for .*")
 
 

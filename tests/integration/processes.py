@@ -8,18 +8,28 @@ import sys
 import threading
 from collections.abc import Mapping
 
+from tests import permissions
+
 _LINE = re.compile(r"([DIWEF])\d{4} \d\d:\d\d:\d\d\.\d{6} \d+ [\w.]+:\d+\] (.*)")
 
 
 class Process:
     """python -m MODULE FLAGS..., with this process's import path and environment."""
 
-    def __init__(self, module: str, *flags: str, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        module: str,
+        *flags: str,
+        env: Mapping[str, str] | None = None,
+        obeys_permissions: bool = False,
+    ) -> None:
+        """obeys_permissions: those of files apply to it, also when root starts it."""
+        command = [sys.executable, "-m", module, *flags]
         self._changed = threading.Condition()
         self._lines: list[str] = []
         self._ended = False
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, *flags],
+            permissions.command(*command) if obeys_permissions else command,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
