@@ -27,6 +27,8 @@ class Entry:
     wanted: bool = True
     # Wanted, but clients shall not come: it is being replaced, or is to replace another.
     hidden: bool = False
+    # Whether the server says of a model that was loaded that it does not go on.
+    stalled: bool = False
     # Actions queued or under way; meanwhile the server's reports about the model are not heeded.
     busy: int = 0
     # The server may know of it: a Load was sent, or the server reported it.
@@ -202,6 +204,12 @@ class JoinedServer:
                 merged.failed[key] = said.failure_reason or "the server gives no reason"
             elif entry.wanted:
                 show = entry.hidden and said.model_status == common_pb2.LOADED
+                if (entry.status, said.model_status) == (common_pb2.LOADED, common_pb2.LOADING):
+                    # Its step stands still. Clients go elsewhere until it goes on.
+                    entry.hidden = entry.stalled = True
+                    entry.reason = said.failure_reason
+                elif show and entry.stalled:
+                    entry.stalled, entry.reason = False, ""
                 if show or said.model_status != entry.status:
                     entry.status = said.model_status
                     entry.hidden = entry.hidden and not show

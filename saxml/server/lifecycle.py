@@ -147,19 +147,22 @@ class ModelTable:
     def status(
         self, *, failure_reasons: bool, method_stats: bool
     ) -> list[modelet_pb2.GetStatusResponse.ModelWithStatus]:
-        """Status of each model; a model whose engine broke counts as failed."""
+        """Status of each model; one whose engine broke counts as failed, one whose step stands
+        still as loading, with the reason: clients are sent elsewhere until it goes on."""
         with self._lock:
             entries, draining = sorted(self._entries.items()), self.draining
         listed = []
         for key, entry in entries:
-            status, failed = entry.status, entry.failed
-            if failed is not None:
+            status, reason = entry.status, entry.failed
+            if reason is not None:
                 status = common_pb2.FAILED
             elif draining and status == common_pb2.LOADED:
                 status = common_pb2.UNLOADING
+            elif status == common_pb2.LOADED and entry.servable and entry.servable.stall:
+                status, reason = common_pb2.LOADING, str(entry.servable.stall)
             one = modelet_pb2.GetStatusResponse.ModelWithStatus(model_key=key, model_status=status)
-            if failure_reasons and failed is not None:
-                one.failure_reason = failed
+            if failure_reasons and reason is not None:
+                one.failure_reason = reason
             if method_stats and entry.servable is not None:
                 one.method_stats.extend(s.to_proto() for s in entry.servable.stats.values())
             listed.append(one)

@@ -29,6 +29,13 @@ def _health(server: ServerProcess) -> int:
     return int(stub.Check(health_pb2.HealthCheckRequest(), timeout=30).status)
 
 
+def _model_status(server: ServerProcess) -> tuple[int, str]:
+    stub: Any = modelet_pb2_grpc.ModeletStub(server.client.channel)
+    asked = modelet_pb2.GetStatusRequest(include_failure_reasons=True)
+    (model,) = stub.GetStatus(asked, timeout=30).models
+    return model.model_status, model.failure_reason
+
+
 def _until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
     limit = time.monotonic() + timeout_s
     while not condition():
@@ -112,8 +119,12 @@ def test_a_step_that_stands_still_makes_the_server_unready_until_it_goes_on(
         _until(lambda: _health(server) == NOT_SERVING)
         assert client.metrics()("engine_turn_seconds") > 1
         _until(lambda: client.fetch("/healthz")[0] == 503)
+        status, reason = _model_status(server)
+        assert status == common_pb2.LOADING
+        assert "the present step has been running for" in reason
         fault.write_text("")
         assert len(call.result().texts) == 2
+        _until(lambda: _model_status(server) == (common_pb2.LOADED, ""))
         _until(lambda: client.fetch("/readyz") == (200, "serving\n"))
         _until(lambda: _health(server) == SERVING)
         assert client.fetch("/healthz") == (200, "ok\n")

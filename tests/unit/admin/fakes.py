@@ -47,6 +47,7 @@ class FakeModelet(Modelet):
     def __init__(self, address: str) -> None:
         self.address = address
         self.models: dict[str, common_pb2.ModelStatus] = {}
+        self.reasons: dict[str, str] = {}
         self.calls: list[str] = []
         self.state = modelet_pb2.GetStatusResponse.ServerStatus(
             state=modelet_pb2.GetStatusResponse.ServerStatus.ACTIVE
@@ -70,7 +71,8 @@ class FakeModelet(Modelet):
             raise self.status_error
         report = modelet_pb2.GetStatusResponse(server_status=self.state)
         for key, status in self.models.items():
-            report.models.add(model_key=key, model_status=status)
+            reason = self.reasons.get(key, "")
+            report.models.add(model_key=key, model_status=status, failure_reason=reason)
         return report
 
     async def load(self, model: admin_pb2.Model) -> None:

@@ -91,6 +91,27 @@ def test_a_broken_line_is_looked_into_at_once(run: Run) -> None:
     run(tell)
 
 
+def test_a_model_that_stands_still_leaves_the_clients_and_comes_back(run: Run) -> None:
+    async def tell(world: World) -> None:
+        one, two = await world.join("a:1"), await world.join("b:1")
+        await world.publish("lm", 2)
+        assert world.shown("lm") == ["a:1", "b:1"]
+        one.models[LM] = common_pb2.LOADING
+        one.reasons[LM] = "the present step has been running for 61 s"
+        await world.poll("a:1")
+        assert world.shown("lm") == ["b:1"]
+        entry = world.manager.servers["a:1"].entries[LM]
+        assert entry.reason == "the present step has been running for 61 s"
+        one.models[LM] = common_pb2.LOADED
+        del one.reasons[LM]
+        await world.poll("a:1")
+        assert world.shown("lm") == ["a:1", "b:1"]
+        assert entry.reason == ""
+        assert one.calls == two.calls == [f"load {LM}"]
+
+    run(tell)
+
+
 def test_a_draining_server_is_left_and_its_replicas_go_elsewhere(run: Run) -> None:
     async def tell(world: World) -> None:
         one, two = await world.join("a:1"), await world.join("b:1")

@@ -80,6 +80,12 @@ class Running:
         response = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=10)
         return int(response.status)
 
+    def model_status(self) -> tuple[int, str]:
+        """Of the one model, with the reason."""
+        asked = modelet_pb2.GetStatusRequest(include_failure_reasons=True)
+        (model,) = self.modelet.GetStatus(asked, timeout=10).models
+        return model.model_status, model.failure_reason
+
     def statuses(self) -> list[int]:
         response = self.modelet.GetStatus(modelet_pb2.GetStatusRequest(), timeout=10)
         return [m.model_status for m in response.models]
@@ -213,7 +219,9 @@ def test_step_that_takes_too_long_makes_the_server_unready_until_it_goes_on(
     assert fetch(running.server, "/healthz")[0] == 200
     while running.health() != NOT_SERVING:
         time.sleep(0.01)
+    assert running.model_status() == (common_pb2.LOADING, str(running.servable.stall))
     running.servable.stall = None
+    assert running.model_status() == (common_pb2.LOADED, "")
     assert fetch(running.server, "/readyz") == (200, "serving\n")
     while running.health() != SERVING:
         time.sleep(0.01)
