@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tests.unit.native.scheduler_model import Request
+from tests.unit.native.scheduler_books import Request
 from tests.unit.native.scheduler_pair import Pair
 
 IDS = st.integers(0, 7)  # few, so that they are used again, and while in use

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from saxml import native
-from tests.unit.native.scheduler_model import Model, Phase, Request, Run, Step
+from tests.unit.native.scheduler_books import Phase, Request, Run, Step
+from tests.unit.native.scheduler_model import Model
 
 
 def chain(salt: int, tokens: list[int]) -> list[int]:

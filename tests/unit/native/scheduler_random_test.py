@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.native.scheduler_model import Request
+from tests.unit.native.scheduler_books import Request
 from tests.unit.native.scheduler_pair import Pair
 
 OPERATIONS_EACH = 1250
