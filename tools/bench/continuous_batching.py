@@ -185,6 +185,7 @@ def measured(
 
             at_once = serve(plan.jobs(math.inf, 0), None)
             capacity = plan.count / max(at_once.latencies)
+            bar.set_postfix(capacity=f"{capacity:.1f}/s")
             found = sweep(plan, capacity, serve, plan.rounds)
             rate = plan.mixed * capacity
             mixed = [serve(plan.mixed_jobs(rate, number), None) for number in range(plan.rounds)]
