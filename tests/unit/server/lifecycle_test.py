@@ -7,6 +7,7 @@ from typing import cast
 import pytest
 
 from saxml.common import errors
+from saxml.engine.heartbeat import Stall
 from saxml.proto import common_pb2
 from saxml.server.lifecycle import ModelTable
 from saxml.server.servable import Servable
@@ -20,6 +21,7 @@ class FakeServable:
         self.unloaded = False
         self.waited = 0.0
         self.failure: errors.SaxError | None = None
+        self.stall: Stall | None = None
         self.stats: dict[str, object] = {}
 
     def wait_until_idle(self, timeout_s: float) -> bool:
@@ -137,6 +139,17 @@ def test_model_whose_engine_broke_counts_as_failed_and_can_be_loaded_again(
     assert statuses(models) == [(KEY, common_pb2.FAILED, "the engine has failed: boom")]
     models.load(KEY, "p.M", "c", {}, {})
     assert builder.built[0].unloaded
+    assert statuses(models) == [(KEY, common_pb2.LOADED, "")]
+
+
+def test_model_whose_step_stands_still_counts_as_loading_until_it_goes_on(
+    models: ModelTable, builder: Builder
+) -> None:
+    models.load(KEY, "p.M", "c", {}, {})
+    builder.built[0].stall = Stall(61, 60)
+    assert statuses(models) == [(KEY, common_pb2.LOADING, str(builder.built[0].stall))]
+    assert cast(object, models.get(KEY)) is builder.built[0], "who comes all the same is served"
+    builder.built[0].stall = None
     assert statuses(models) == [(KEY, common_pb2.LOADED, "")]
 
 
