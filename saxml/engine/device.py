@@ -14,7 +14,6 @@ from saxml.engine import step as step_lib
 from saxml.engine.options import EngineOptions
 from saxml.models import sharding
 from saxml.models.config import ModelConfig
-from saxml.ops import attention
 
 Progress = Callable[[str], None]
 Step = Callable[..., Any]  # see step.make_step
@@ -37,7 +36,8 @@ class Device:
         dtype: jax.typing.DTypeLike,
         progress: Progress,
     ) -> None:
-        """params: what the family's `prepare` gives; pages are kept in dtype. offsets: where things
+        """params: what the family's `prepare` gives, packed for the backend; pages are kept in
+        dtype where the backend does not say otherwise. offsets: where things
         lie in the plans of a bucket. no_changes: of logits, see saxml.engine.adjustments."""
         c, self._options = config, options
         self._params = dict(params)
@@ -47,12 +47,12 @@ class Device:
         self._chosen = jax.device_put(
             np.zeros(options.max_rows, np.int32), sharding.replicated(mesh)
         )
-        shape = (c.num_layers, options.num_pages, options.page_size, 2, c.num_kv_heads, c.head_dim)
-        place = sharding.sharding(mesh, (None,) * 4 + ("kv_heads", "head_dim"), shape)
-        # Keys and values, dtype[L, P, S, 2, K, E]; None: released.
+        backend = options.backend
+        sizes = (c.num_layers, options.num_pages, options.page_size, c.heads)
+        place = sharding.sharding(mesh, backend.page_axes(), backend.page_shape(*sizes))
+        # Keys and values, as the backend keeps them; None: released.
         self._pages: jax.Array | None = jax.jit(
-            lambda: attention.make_pages(*shape[:3], *shape[4:], np.dtype(dtype)),
-            out_shardings=place,
+            lambda: backend.make_pages(*sizes, dtype), out_shardings=place
         )()
         self.steps: dict[int, Step] = {}
         replicated = sharding.replicated(mesh)
@@ -96,6 +96,7 @@ class Device:
         # Past all pages: nothing is written.
         first, count = self._offsets[bucket]["slots"]
         packed[first : first + count] = self._options.num_pages * self._options.page_size
+        packed[self._offsets[bucket]["header"][0]] = bucket  # tokens, of no row
         took: list[float] = []
         while len(took) < _MEASURED_STEPS and sum(took) < _MEASURED_S:
             start = time.monotonic()

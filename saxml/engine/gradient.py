@@ -176,7 +176,8 @@ class Differentiator:
         def score(varied: Mapping[str, jax.Array], shift: jax.Array) -> jax.Array:
             p = {**params, **varied}
             x = family.embed(p, tokens) + shift
-            hidden, _ = family.forward(self._config, p, x, jnp.arange(len(tokens)), _attend, ())
+            attend = attention.by_heads(_attend, self._config.heads)
+            hidden, _ = family.forward(self._config, p, x, jnp.arange(len(tokens)), attend, ())
             total = self._log_probability(p, hidden, targets)
             if self._options.geometric_mean:
                 return jnp.exp(total / jnp.maximum((targets >= 0).sum(), 1))

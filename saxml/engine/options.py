@@ -4,6 +4,7 @@ import dataclasses
 
 from saxml.common import errors
 from saxml.engine import pace
+from saxml.ops.backend import PLAIN, Backend
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,7 @@ class EngineOptions:
     run_ahead       whether a step is given to the device before the tokens of the last one were
                     read, where all requests in it allow it
     prefill_stretch how many times longer prompts may make a step that decodes; inf: no bound
+    backend         how the model's operations are computed; its parameters are packed for it
     """
 
     page_size: int
@@ -41,6 +43,7 @@ class EngineOptions:
     max_queued_tokens: int | None = None
     run_ahead: bool = False
     prefill_stretch: float = pace.STRETCH
+    backend: Backend = PLAIN
 
     def __post_init__(self) -> None:
         if self.buckets[-1] < self.max_rows:

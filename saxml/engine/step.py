@@ -1,6 +1,5 @@
 """The device's part of a step: one jitted function from a packed plan to one packed result."""
 
-import functools
 from collections.abc import Mapping
 
 import jax
@@ -48,11 +47,13 @@ def make_step(config: ModelConfig, options: EngineOptions, bucket: int, offsets:
             num_rows=header[1],
             num_decode_rows=header[2],
         )
-        attend = functools.partial(attention.ragged_paged_attention, batch=batch)
+        attend = options.backend.attend(batch, config.heads, options.page_size)
         source = field("token_source")
         tokens = jnp.where(source < 0, field("tokens"), before[jnp.maximum(source, 0)])
-        embedded = family.embed(params, tokens)
-        hidden, pages = family.forward(config, params, embedded, field("positions"), attend, pages)
+        embedded = options.backend.activations(family.embed(params, tokens))
+        hidden, pages = family.forward(
+            config, params, embedded, field("positions"), attend, pages, header[0]
+        )
         logits = family.logits(config, params, hidden[field("entry_token")])
         entries = choice.Entries(
             params=field("entry_params").reshape(R, -1),

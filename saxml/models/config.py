@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from saxml.common import errors
+from saxml.ops.heads import Heads
 
 FAMILIES = ("gptj", "llama")
 ROTARY_STYLES = ("pairs", "halves")
@@ -65,6 +66,11 @@ class ModelConfig:
             raise errors.InvalidArgumentError(
                 f"rotary_dim {self.rotary_dim} must be even and at most head_dim {self.head_dim}"
             )
+
+    @property
+    def heads(self) -> Heads:
+        """What attention has to know."""
+        return Heads(self.num_heads, self.num_kv_heads, self.head_dim, self.rotary_style)
 
     def to_json(self) -> dict[str, Any]:
         """The fields as a JSON object, what from_json takes."""

@@ -5,6 +5,7 @@ dims of each head, untied output head with bias.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +13,25 @@ import jax.numpy as jnp
 from saxml.models import layers
 from saxml.models.config import ModelConfig
 from saxml.models.params import Param
-from saxml.ops import linear
+from saxml.ops import linear, norms, rotary
 from saxml.ops.attention import Attend, Cache
+from saxml.ops.linear import Columns, Group, Norm, Rows
 
 LAYER = "lm.transformer.x_layers_{layer}."
-ATTENTION = ("norm.scale", "norm.bias", "q", "k", "v", "out")
-FEED_FORWARD = ("fc_in.w", "fc_in.b", "fc_out.w", "fc_out.b")
-PER_LAYER = ATTENTION + FEED_FORWARD
+UNSTACKED = ("embedding", "head", "head.w", "head.b", "final_norm.scale", "final_norm.bias")
+
+
+def products(c: ModelConfig) -> tuple[Columns, Rows, Columns]:
+    """The products of a layer, and that of the output head."""
+    return (
+        Columns(
+            "layer_in",
+            (Group(("q", "k", "v")), Group(("fc_in.w",), "gelu", "fc_in.b")),
+            Norm("norm.scale", c.norm_eps, "norm.bias"),
+        ),
+        Rows("layer_out", ("out", "fc_out.w"), "fc_out.b"),
+        Columns("head", (Group(("head.w",), bias="head.b"),), stacked=False),
+    )
 
 
 def parameters(c: ModelConfig) -> dict[str, Param]:
@@ -60,44 +73,40 @@ def prepare(c: ModelConfig, p: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     out = jnp.transpose(p["out"], (0, 2, 3, 1)).reshape(L, HE, D)
     kept = {name: value for name, value in p.items() if name not in ("qkv", "out")}
     matrices = {"q": q, "k": k, "v": v, "out": out}
-    return {**kept, **{name: linear.prepare(w) for name, w in matrices.items()}}
+    return {**kept, **matrices}
 
 
-def embed(p: Mapping[str, jax.Array], tokens: jax.Array) -> jax.Array:
+def embed(p: Mapping[str, Any], tokens: jax.Array) -> jax.Array:
     """tokens i32[T] -> x f[T, D], what `forward` takes in."""
-    return p["embedding"][tokens]
+    x: jax.Array = p["embedding"][tokens]
+    return x
 
 
 def forward(
     c: ModelConfig,
-    p: Mapping[str, jax.Array],
+    p: Mapping[str, Any],
     x: jax.Array,
     positions: jax.Array,
     attend: Attend[Cache],
     cache: Cache,
+    valid: jax.Array | None = None,
 ) -> tuple[jax.Array, Cache]:
     """One step. x f[T, D], positions i32[T] -> hidden f[T, D] after the final norm, and the cache
-    that `attend` has gone on with."""
-    T = x.shape[0]
-    angles = layers.rotary_angles(positions, c.rotary_dim, c.rotary_base)
-    stacked = {name: p[name] for name in PER_LAYER}
+    that `attend` has gone on with. Only the first `valid` rows need be right; None: all."""
+    angles = rotary.angles(positions, c.rotary_dim, c.rotary_base)
+    layer_in, layer_out, _ = products(c)
 
-    def layer(index: jax.Array, w: Mapping[str, jax.Array], x: jax.Array, cache: Cache):  # type: ignore[no-untyped-def]
-        h = layers.layer_norm(x, w["norm.scale"], w["norm.bias"], c.norm_eps)
-        q, k, v = (
-            linear.linear(h, w[n]).reshape(T, c.num_heads, c.head_dim) for n in ("q", "k", "v")
-        )
-        q, k = (layers.rotate(a, angles, c.rotary_style) for a in (q, k))
-        q = q * c.head_dim**-0.5
-        attended, cache = attend(q, k, v, cache, index)
-        mixed = linear.linear(attended.reshape(T, -1), w["out"])
-        hidden = jax.nn.gelu(linear.linear(h, w["fc_in.w"], w["fc_in.b"]), approximate=True)
-        return x + mixed + linear.linear(hidden, w["fc_out.w"], w["fc_out.b"]), cache
+    def layer(index: jax.Array, w: Mapping[str, Any], x: jax.Array, cache: Cache):  # type: ignore[no-untyped-def]
+        qkv, (hidden,) = linear.project(w, layer_in, x)
+        attended, cache = attend(qkv, angles, cache, index)
+        return linear.combine(w, layer_out, [attended, hidden], x), cache
 
-    x, cache = layers.scan_layers(layer, stacked, x, cache)
-    return layers.layer_norm(x, p["final_norm.scale"], p["final_norm.bias"], c.norm_eps), cache
+    stacked = {n: w for n, w in p.items() if n not in UNSTACKED}
+    x, cache = layers.scan_layers(layer, stacked, x, cache, valid)
+    return norms.layer_norm(x, p["final_norm.scale"], p["final_norm.bias"], c.norm_eps), cache
 
 
-def logits(c: ModelConfig, p: Mapping[str, jax.Array], hidden: jax.Array) -> jax.Array:
+def logits(c: ModelConfig, p: Mapping[str, Any], hidden: jax.Array) -> jax.Array:
     """hidden f[N, D] -> logits f32[N, V]."""
-    return linear.linear(hidden, p["head.w"], p["head.b"]).astype(jnp.float32)
+    ((found,),) = linear.project(p, products(c)[2], hidden)
+    return found.astype(jnp.float32)

@@ -6,6 +6,7 @@ embedding.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +14,25 @@ import jax.numpy as jnp
 from saxml.models import layers
 from saxml.models.config import ModelConfig
 from saxml.models.params import Param
-from saxml.ops import linear
+from saxml.ops import linear, norms, rotary
 from saxml.ops.attention import Attend, Cache
+from saxml.ops.linear import Columns, Group, Norm, Rows
 
 LAYER = "lm.transformer.x_layers_{layer}."
-PER_LAYER = ("norm.scale", "ff_norm.scale", "q", "k", "v", "out", "gate", "up", "down")
+UNSTACKED = ("embedding", "head", "head.w", "final_norm.scale")
+
+
+def products(c: ModelConfig) -> tuple[Columns, Rows, Columns, Rows, Columns]:
+    """The products of a layer, and that of the output head."""
+    return (
+        Columns("attention_in", (Group(("q", "k", "v")),), Norm("norm.scale", c.norm_eps)),
+        Rows("attention_out", ("out",)),
+        Columns(
+            "feed_in", (Group(("gate", "up"), "silu_gated"),), Norm("ff_norm.scale", c.norm_eps)
+        ),
+        Rows("feed_out", ("down",)),
+        Columns("head", (Group(("head.w",)),), stacked=False),
+    )
 
 
 def parameters(c: ModelConfig) -> dict[str, Param]:
@@ -65,47 +80,45 @@ def prepare(c: ModelConfig, p: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     out = jnp.transpose(p["out"], (0, 2, 3, 1)).reshape(L, c.num_heads * E, D)
     matrices = {"q": q, "k": k, "v": v, "out": out}
     matrices |= {n: p[n] for n in ("gate", "up", "down")}
-    prepared = {name: linear.prepare(w) for name, w in matrices.items()}
+    prepared = dict(matrices)
     prepared |= {n: p[n] for n in ("norm.scale", "ff_norm.scale", "final_norm.scale", "head.w")}
     prepared["embedding"] = p["head.w"].T if c.tied_embeddings else p["embedding"]
     return prepared
 
 
-def embed(p: Mapping[str, jax.Array], tokens: jax.Array) -> jax.Array:
+def embed(p: Mapping[str, Any], tokens: jax.Array) -> jax.Array:
     """tokens i32[T] -> x f[T, D], what `forward` takes in."""
-    return p["embedding"][tokens]
+    x: jax.Array = p["embedding"][tokens]
+    return x
 
 
 def forward(
     c: ModelConfig,
-    p: Mapping[str, jax.Array],
+    p: Mapping[str, Any],
     x: jax.Array,
     positions: jax.Array,
     attend: Attend[Cache],
     cache: Cache,
+    valid: jax.Array | None = None,
 ) -> tuple[jax.Array, Cache]:
     """One step. x f[T, D], positions i32[T] -> hidden f[T, D] after the final norm, and the cache
-    that `attend` has gone on with."""
-    T, E = x.shape[0], c.head_dim
-    angles = layers.rotary_angles(positions, c.rotary_dim, c.rotary_base)
-    stacked = {name: p[name] for name in PER_LAYER}
+    that `attend` has gone on with. Only the first `valid` rows need be right; None: all."""
+    angles = rotary.angles(positions, c.rotary_dim, c.rotary_base)
+    attention_in, attention_out, feed_in, feed_out, _ = products(c)
 
-    def layer(index: jax.Array, w: Mapping[str, jax.Array], x: jax.Array, cache: Cache):  # type: ignore[no-untyped-def]
-        h = layers.rms_norm(x, w["norm.scale"], c.norm_eps)
-        q = linear.linear(h, w["q"]).reshape(T, c.num_heads, E)
-        k = linear.linear(h, w["k"]).reshape(T, c.num_kv_heads, E)
-        v = linear.linear(h, w["v"]).reshape(T, c.num_kv_heads, E)
-        q, k = (layers.rotate(a, angles, c.rotary_style) for a in (q, k))
-        attended, cache = attend(q * E**-0.5, k, v, cache, index)
-        x = x + linear.linear(attended.reshape(T, -1), w["out"])
-        h = layers.rms_norm(x, w["ff_norm.scale"], c.norm_eps)
-        gated = jax.nn.silu(linear.linear(h, w["gate"])) * linear.linear(h, w["up"])
-        return x + linear.linear(gated, w["down"]), cache
+    def layer(index: jax.Array, w: Mapping[str, Any], x: jax.Array, cache: Cache):  # type: ignore[no-untyped-def]
+        (qkv,) = linear.project(w, attention_in, x)
+        attended, cache = attend(qkv, angles, cache, index)
+        x = linear.combine(w, attention_out, [attended], x)
+        ((gated,),) = linear.project(w, feed_in, x)
+        return linear.combine(w, feed_out, [gated], x), cache
 
-    x, cache = layers.scan_layers(layer, stacked, x, cache)
-    return layers.rms_norm(x, p["final_norm.scale"], c.norm_eps), cache
+    stacked = {n: w for n, w in p.items() if n not in UNSTACKED}
+    x, cache = layers.scan_layers(layer, stacked, x, cache, valid)
+    return norms.rms_norm(x, p["final_norm.scale"], c.norm_eps), cache
 
 
-def logits(c: ModelConfig, p: Mapping[str, jax.Array], hidden: jax.Array) -> jax.Array:
+def logits(c: ModelConfig, p: Mapping[str, Any], hidden: jax.Array) -> jax.Array:
     """hidden f[N, D] -> logits f32[N, V]."""
-    return linear.linear(hidden, p["head.w"]).astype(jnp.float32)
+    ((found,),) = linear.project(p, products(c)[4], hidden)
+    return found.astype(jnp.float32)

@@ -1,7 +1,7 @@
-"""Model families by name. A new family is one file with these five functions and one line here."""
+"""Model families by name. A new family is one file with these six functions and one line here."""
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import jax
 
@@ -9,6 +9,7 @@ from saxml.models import gptj, llama
 from saxml.models.config import ModelConfig
 from saxml.models.params import Param
 from saxml.ops.attention import Attend, Cache
+from saxml.ops.linear import Columns, Rows
 
 
 class Family(Protocol):
@@ -20,22 +21,26 @@ class Family(Protocol):
     def prepare(self, c: ModelConfig, p: Mapping[str, jax.Array], /) -> dict[str, jax.Array]:
         """Restored arrays to operands of `forward`."""
 
-    def embed(self, p: Mapping[str, jax.Array], tokens: jax.Array, /) -> jax.Array:
+    def products(self, c: ModelConfig, /) -> Sequence[Columns | Rows]:
+        """What `forward` and `logits` multiply with, for those who pack it."""
+
+    def embed(self, p: Mapping[str, Any], tokens: jax.Array, /) -> jax.Array:
         """What `forward` takes in, f[T, D], of tokens i32[T]."""
 
     def forward(
         self,
         c: ModelConfig,
-        p: Mapping[str, jax.Array],
+        p: Mapping[str, Any],
         x: jax.Array,
         positions: jax.Array,
         attend: Attend[Cache],
         cache: Cache,
+        valid: jax.Array | None = None,
         /,
     ) -> tuple[jax.Array, Cache]:
         """Hidden states f[T, D] of one step, and what `attend` made of the cache."""
 
-    def logits(self, c: ModelConfig, p: Mapping[str, jax.Array], hidden: jax.Array, /) -> jax.Array:
+    def logits(self, c: ModelConfig, p: Mapping[str, Any], hidden: jax.Array, /) -> jax.Array:
         """Logits f32[N, V] of hidden states f[N, D]."""
 
 

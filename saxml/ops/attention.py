@@ -14,6 +14,9 @@ from typing import NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
+from saxml.ops import rotary
+from saxml.ops.heads import Heads
+
 # Keys read by one turn of the loop over a row's context, and queries of a prefill chunk computed
 # together.
 KEY_BLOCK = 128
@@ -23,9 +26,27 @@ _MASKED = -1e30
 
 Cache = TypeVar("Cache")
 
-# What a model calls for each layer: (q f[T, H, E] already scaled, k and v f[T, K, E], cache, layer)
-# -> (out f[T, H, E], cache). The cache is whatever the one that attends keeps between layers.
-Attend = Callable[[jax.Array, jax.Array, jax.Array, Cache, jax.Array], tuple[jax.Array, Cache]]
+# What a model calls for each layer: (queries, keys and values as `linear.project` gives them, in
+# one array or three, neither rotated nor scaled, angles f32[T, rotary_dim / 2], cache, layer)
+# -> (out f[T, H * E], cache). The cache is whatever the one that attends keeps between layers.
+Attend = Callable[[tuple[jax.Array, ...], jax.Array, Cache, jax.Array], tuple[jax.Array, Cache]]
+# The same with q f[T, H, E] rotated and scaled, k and v f[T, K, E] -> (out f[T, H, E], cache).
+AttendHeads = Callable[[jax.Array, jax.Array, jax.Array, Cache, jax.Array], tuple[jax.Array, Cache]]
+
+
+def by_heads(attend: AttendHeads[Cache], heads: Heads) -> Attend[Cache]:
+    """Cuts into heads, rotates and scales for one who attends."""
+
+    def cut(
+        qkv: tuple[jax.Array, ...], angles: jax.Array, cache: Cache, layer: jax.Array
+    ) -> tuple[jax.Array, Cache]:
+        T = angles.shape[0]
+        q, k, v = (a.reshape(T, -1, heads.dim) for a in qkv)
+        q, k = (rotary.rotate(a, angles, heads.style) for a in (q, k))
+        out, cache = attend(q * heads.scale, k, v, cache, layer)
+        return out.reshape(T, -1), cache
+
+    return cut
 
 
 class RaggedBatch(NamedTuple):

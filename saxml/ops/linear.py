@@ -1,16 +1,62 @@
-"""Linear: activations times a weight matrix.
+"""Products of activations and weights, with the norm before them and what follows at once.
 
-Contract: linear(x f[T, D], w f[D, N], bias f[N] | None) -> f[T, N]. `prepare` turns a restored
-weight f[..., D, N] into the layout that `linear` likes; it runs once at load.
+A family declares each product as data: a `Columns` is several matrices beside each other with the
+same input, a `Rows` several below each other whose inputs lie side by side. `project` and `combine`
+compute one for one layer. They find its operands in the layer's weights: either the matrices
+themselves, by their names, or all of them packed for the CPU kernels, under the product's own name
+(see `pack`).
 """
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from saxml.ops import norms
+
+Activation = Literal["none", "gelu", "silu_gated"]
+Weights = Mapping[str, Any]
 
 
-def prepare(w: jax.Array) -> jax.Array:
-    """Layout for XLA's own matmul: as it is."""
-    return w
+@dataclasses.dataclass(frozen=True, slots=True)
+class Norm:
+    """Names of a norm's scale f[D] and bias f[D]; without bias it is RMSNorm, else LayerNorm."""
+
+    scale: str
+    eps: float
+    bias: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Group:
+    """Names of matrices f[D, N] that make one output; "silu_gated": silu(x @ first) * (x @
+    second)."""
+
+    matrices: tuple[str, ...]
+    activation: Activation = "none"
+    bias: str | None = None  # f[N], of a group of one matrix
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Columns:
+    """norm(x) times the matrices of one or two groups; of one layer, or of a stack of them."""
+
+    name: str
+    groups: tuple[Group, ...]
+    norm: Norm | None = None
+    stacked: bool = True
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rows:
+    """The sum of products of inputs f[T, D_i] and matrices f[D_i, N], with a bias f[N]."""
+
+    name: str
+    matrices: tuple[str, ...]
+    bias: str | None = None
 
 
 def linear(x: jax.Array, w: jax.Array, bias: jax.Array | None = None) -> jax.Array:
@@ -19,3 +65,193 @@ def linear(x: jax.Array, w: jax.Array, bias: jax.Array | None = None) -> jax.Arr
     if bias is not None:
         y = y + bias.astype(jnp.float32)
     return y.astype(x.dtype)
+
+
+def project(w: Weights, product: Columns, x: jax.Array) -> tuple[tuple[jax.Array, ...], ...]:
+    """x f[T, D] -> for each group what its matrices give: one f[T, N] each, or all of them side by
+    side in one array where they are packed; one where they are gated."""
+    if product.name in w:
+        return tuple((y,) for y in _packed_project(w[product.name], product, x))
+    if product.norm is not None:
+        x = norms.norm(
+            x,
+            w[product.norm.scale],
+            None if product.norm.bias is None else w[product.norm.bias],
+            product.norm.eps,
+        )
+    return tuple(_group(w, group, x) for group in product.groups)
+
+
+def _group(w: Weights, group: Group, x: jax.Array) -> tuple[jax.Array, ...]:
+    bias = None if group.bias is None else w[group.bias]
+    found = [linear(x, w[name], bias) for name in group.matrices]
+    if group.activation == "silu_gated":
+        gate, up = found
+        return (jax.nn.silu(gate) * up,)
+    if group.activation == "gelu":
+        return tuple(jax.nn.gelu(y, approximate=True) for y in found)
+    return tuple(found)
+
+
+def combine(
+    w: Weights, product: Rows, inputs: Sequence[jax.Array], residual: jax.Array
+) -> jax.Array:
+    """residual f[T, N] + the product of inputs f[T, D_i] -> f[T, N]."""
+    if product.name in w:
+        return _packed_combine(w[product.name], inputs, residual)
+    names = product.matrices
+    bias = None if product.bias is None else w[product.bias]
+    for i, (x, name) in enumerate(zip(inputs, names, strict=True)):
+        last = i + 1 == len(names)
+        residual = residual + linear(x, w[name], bias if last else None)
+    return residual
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Operand:
+    """A packed product: a stack of matrices with biases f32[L, N] and norms f32[L, D], or None.
+
+    layer i32 and valid i32, rows that count, are known where it is used; None before.
+    """
+
+    packed: Any  # cpu_kernels.Packed
+    bias: jax.Array | None
+    norm_scale: jax.Array | None
+    norm_bias: jax.Array | None
+    # Columns of each output.
+    widths: tuple[int, ...] = dataclasses.field(metadata={"static": True})
+    layer: jax.Array | None = None
+    valid: jax.Array | None = None
+
+    def at(self, layer: jax.Array, valid: jax.Array | None) -> "Operand":
+        """This operand in one layer, for a step of which `valid` rows count (None: all)."""
+        return dataclasses.replace(self, layer=layer, valid=valid)
+
+
+def pack(
+    weights: Mapping[str, jax.Array],
+    products: Sequence[Columns | Rows],
+    element: Literal["float32", "bfloat16", "int8"],
+) -> dict[str, Any]:
+    """Weights f[L, ...] (f[...] where the product is not stacked) -> the same, with each product's
+    matrices, norms and biases replaced by an Operand under its name; what no product has is
+    kept."""
+    left = dict(weights)
+    packed: dict[str, Any] = {}
+    for product in products:
+        packed[product.name] = _pack_one(weights, product, element)
+    for product in products:
+        for name in _names(product):
+            left.pop(name, None)
+    return {**left, **packed}
+
+
+def _names(product: Columns | Rows) -> list[str]:
+    if isinstance(product, Rows):
+        return [*product.matrices, *([product.bias] if product.bias else [])]
+    found = [name for group in product.groups for name in group.matrices]
+    found += [group.bias for group in product.groups if group.bias]
+    if product.norm is not None:
+        found += [n for n in (product.norm.scale, product.norm.bias) if n]
+    return found
+
+
+def _pack_one(
+    weights: Mapping[str, jax.Array],
+    product: Columns | Rows,
+    element: Literal["float32", "bfloat16", "int8"],
+) -> Operand:
+    from saxml.ops import cpu_kernels
+
+    stacked = isinstance(product, Rows) or product.stacked
+
+    def stack(name: str) -> np.ndarray:
+        values = np.asarray(weights[name])
+        return values if stacked else values[None]
+
+    def floats(name: str | None) -> jax.Array | None:
+        return None if name is None else jnp.asarray(stack(name).astype(np.float32))
+
+    blocks = []
+    if isinstance(product, Rows):
+        first = 0
+        for name in product.matrices:
+            values = stack(name)
+            blocks.append(cpu_kernels.Block(values, first_row=first))
+            first += values.shape[1]
+        columns = blocks[0].values.shape[2]
+        packed = cpu_kernels.pack(blocks, element, first, columns)
+        return Operand(packed, floats(product.bias), None, None, (columns,))
+    first = 0
+    biases: list[np.ndarray] = []
+    for group in product.groups:
+        gated = group.activation == "silu_gated"
+        for place, name in enumerate(group.matrices):
+            values = stack(name)
+            if gated:
+                layout: Any = ("gate", "up")[place]
+                blocks.append(cpu_kernels.Block(values, 0, first // 2, layout))
+            else:
+                blocks.append(cpu_kernels.Block(values, 0, first))
+                first += values.shape[2]
+        if gated:
+            first += 2 * stack(group.matrices[0]).shape[2]
+        layers, width = blocks[0].values.shape[0], first - sum(b.shape[1] for b in biases)
+        own = np.zeros((layers, width), np.float32) if group.bias is None else stack(group.bias)
+        biases.append(own.astype(np.float32))
+    has_bias = any(group.bias for group in product.groups)
+    norm = product.norm
+    return Operand(
+        cpu_kernels.pack(blocks, element, blocks[0].values.shape[1], first),
+        jnp.asarray(np.concatenate(biases, 1)) if has_bias else None,
+        None if norm is None else floats(norm.scale),
+        None if norm is None else floats(norm.bias),
+        tuple(b.shape[1] for b in biases),
+    )
+
+
+def _layer_and_rows(operand: Operand, rows: int) -> tuple[jax.Array, jax.Array]:
+    layer = jnp.int32(0) if operand.layer is None else operand.layer
+    return layer, jnp.int32(rows) if operand.valid is None else operand.valid
+
+
+def _packed_project(operand: Operand, product: Columns, x: jax.Array) -> tuple[jax.Array, ...]:
+    from saxml.ops import cpu_kernels
+
+    norm = None
+    if product.norm is not None:
+        assert operand.norm_scale is not None
+        kind: Any = "rms" if product.norm.bias is None else "layer"
+        norm = cpu_kernels.Norm(operand.norm_scale, operand.norm_bias, kind, product.norm.eps)
+    layer, valid = _layer_and_rows(operand, x.shape[0])
+    # What goes into the next product is rounded there in any case.
+    narrow = jnp.float32 if operand.packed.element == "float32" else jnp.bfloat16
+    widths = operand.widths
+    outputs = [
+        cpu_kernels.Output(
+            width, jnp.float32 if group.activation == "none" else narrow, group.activation
+        )
+        for width, group in zip(widths, product.groups, strict=True)
+    ]
+    return cpu_kernels.linear(
+        [x], operand.packed, layer, valid, outputs, norm=norm, bias=operand.bias
+    )
+
+
+def _packed_combine(
+    operand: Operand, inputs: Sequence[jax.Array], residual: jax.Array
+) -> jax.Array:
+    from saxml.ops import cpu_kernels
+
+    layer, valid = _layer_and_rows(operand, residual.shape[0])
+    (y,) = cpu_kernels.linear(
+        inputs,
+        operand.packed,
+        layer,
+        valid,
+        [cpu_kernels.Output(residual.shape[1])],
+        bias=operand.bias,
+        residual=residual,
+    )
+    return y

@@ -21,6 +21,8 @@ from saxml.models import registry as families
 from saxml.models import sharding
 from saxml.models.config import ModelConfig
 from saxml.models.params import Param, random_params
+from saxml.ops.backend import PLAIN, Backend
+from saxml.server import cpu
 from saxml.server.pax.lm.params.template import CommonServingTemplate
 from saxml.server.text_codec import TextCodec
 from saxml.tokenizer.base import Tokenizer
@@ -50,6 +52,7 @@ class LoadOptions:
     and of samples that have none."""
 
     strict_mesh: bool = False
+    cpu_kernels: str = cpu.AUTO
     seed: int = 0
 
 
@@ -71,12 +74,16 @@ def load(params: CommonServingTemplate, checkpoint: str, options: LoadOptions) -
     differentiated = gradient_options(params)
     if differentiated is not None:
         gradient.check(config, differentiated)
-    dtype = compute_dtype(params)
+    # What is differentiated must be plain JAX.
+    wanted = cpu.OFF if differentiated is not None else options.cpu_kernels
+    backend = cpu.choose(wanted, params.FPROP_DTYPE, config, params.PAGE_SIZE, mesh.size)
+    dtype = compute_dtype(params, backend)
     weights = _weights(params, config, checkpoint, mesh, dtype, options.seed)
+    family = families.family(config)
     engine = Engine(
         config,
-        weights,
-        engine_options(params, config, dtype, beam),
+        backend.pack(weights, family.products(config)),
+        engine_options(params, config, dtype, beam, backend),
         mesh,
         dtype,
         progress=logging.info,
@@ -156,11 +163,11 @@ def _restore_progress(checkpoint: str) -> Callable[[int, int], None]:
     return report
 
 
-def compute_dtype(params: CommonServingTemplate) -> Any:
-    """FPROP_DTYPE, but float32 on CPUs, where XLA's bfloat16 matmul converts all weights in each
-    step."""
+def compute_dtype(params: CommonServingTemplate, backend: Backend) -> Any:
+    """FPROP_DTYPE, but float32 on CPUs without our kernels: XLA's bfloat16 matmul converts all
+    weights in each step."""
     wanted = jnp.dtype(params.FPROP_DTYPE)
-    if jax.default_backend() == "cpu" and wanted == jnp.bfloat16:
+    if jax.default_backend() == "cpu" and backend == PLAIN and wanted == jnp.bfloat16:
         return jnp.dtype(jnp.float32)
     return wanted
 
@@ -194,7 +201,11 @@ def gradient_options(params: CommonServingTemplate) -> gradient.GradientOptions 
 
 
 def engine_options(
-    params: CommonServingTemplate, config: ModelConfig, dtype: Any, beam: BeamOptions | None
+    params: CommonServingTemplate,
+    config: ModelConfig,
+    dtype: Any,
+    beam: BeamOptions | None,
+    backend: Backend = PLAIN,
 ) -> EngineOptions:
     """Sizes of the engine: BATCH_SIZE requests together, each with all its beams or samples."""
     width = beam.beam_size if beam else params.max_num_samples
@@ -227,6 +238,7 @@ def engine_options(
         # A CPU would read a step with the cores that compute the next one.
         run_ahead=jax.default_backend() != "cpu",
         prefill_stretch=math.inf if params.PREFILL_STRETCH is None else params.PREFILL_STRETCH,
+        backend=backend,
     )
 
 

@@ -54,6 +54,12 @@ _STRICT_MESH = flags.DEFINE_bool(
     False,
     "Refuse a model whose ICI_MESH_SHAPE needs more devices than there are; else the mesh shrinks.",
 )
+_CPU_KERNELS = flags.DEFINE_enum(
+    "cpu_kernels",
+    "auto",
+    ["auto", "off", "portable", "avx2", "avx512", "avx512_bf16"],
+    "Kernels for models on a CPU: the best that it has, none (plain JAX), or those of a level.",
+)
 _DETERMINISTIC = flags.DEFINE_bool(
     "deterministic_rng", False, "Draw the same seeds, of samples and random weights, each start."
 )
@@ -147,6 +153,7 @@ def _serve() -> None:
 
     options = LoadOptions(
         strict_mesh=_STRICT_MESH.value,
+        cpu_kernels=_CPU_KERNELS.value,
         seed=_FIXED_SEED if _DETERMINISTIC.value else secrets.randbits(31),
     )
     clock = SystemClock()

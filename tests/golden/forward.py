@@ -1,6 +1,5 @@
 """A whole prompt through a model by itself, without the engine."""
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -11,19 +10,19 @@ from saxml.checkpoint import pax
 from saxml.models import registry
 from saxml.models.config import ModelConfig
 from saxml.ops import attention
+from saxml.ops.backend import PLAIN, Backend
 
 PAGE = 16
 
 
 def prompt_logits(
-    config: ModelConfig, path: str, longest: int
+    config: ModelConfig, path: str, longest: int, backend: Backend = PLAIN
 ) -> Callable[[np.ndarray], np.ndarray]:
     """The model at `path` in float32 as a function of one prompt: i32[n] -> f32[n, V], n at most
     `longest`, a multiple of 16."""
     family = registry.family(config)
-    prepared = family.prepare(
-        config, pax.restore(path, registry.parameters(config), dtype=jnp.float32)
-    )
+    restored = pax.restore(path, registry.parameters(config), dtype=jnp.float32)
+    prepared = backend.pack(family.prepare(config, restored), family.products(config))
     T, pages_per_row = longest, longest // PAGE
 
     @jax.jit
@@ -37,17 +36,12 @@ def prompt_logits(
             num_rows=jnp.int32(1),
             num_decode_rows=jnp.int32(0),
         )
-        pages = attention.make_pages(
-            config.num_layers,
-            pages_per_row,
-            PAGE,
-            config.num_kv_heads,
-            config.head_dim,
-            jnp.float32,
+        pages = backend.make_pages(
+            config.num_layers, pages_per_row, PAGE, config.heads, jnp.float32
         )
-        attend = functools.partial(attention.ragged_paged_attention, batch=batch)
-        embedded = family.embed(weights, tokens)
-        hidden, _ = family.forward(config, weights, embedded, positions, attend, pages)
+        attend = backend.attend(batch, config.heads, PAGE)
+        embedded = backend.activations(family.embed(weights, tokens))
+        hidden, _ = family.forward(config, weights, embedded, positions, attend, pages, length)
         return family.logits(config, weights, hidden)
 
     def call(prompt: np.ndarray) -> np.ndarray:

@@ -44,7 +44,8 @@ def dense(config: ModelConfig) -> Callable[[np.ndarray], np.ndarray]:
     @jax.jit
     def run(tokens: jax.Array) -> jax.Array:
         embedded, positions = family.embed(weights, tokens), jnp.arange(LONGEST)
-        hidden, _ = family.forward(config, weights, embedded, positions, attend, ())
+        by_heads = attention.by_heads(attend, config.heads)
+        hidden, _ = family.forward(config, weights, embedded, positions, by_heads, ())
         return hidden
 
     def attend(q, k, v, cache, layer):  # type: ignore[no-untyped-def]

@@ -103,7 +103,9 @@ def running(
     """An engine that, when left, must have all its pages back."""
     mesh = sharding.make_mesh(mesh_shape, jax.devices())
     opts = options(**changed)
-    engine = Engine(config, random_weights(config, mesh), opts, mesh, jnp.float32)
+    products = registry.family(config).products(config)
+    params = opts.backend.pack(random_weights(config, mesh), products)
+    engine = Engine(config, params, opts, mesh, jnp.float32)
     try:
         yield engine
         assert engine.gauges().used_pages == 0

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saxml import kernels
-from saxml.models import layers
-from saxml.ops import attention, cpu_kernels
+from saxml.ops import attention, cpu_kernels, norms, rotary
 
 # What the kernel rounds activations and weights to; float32 sums in another order.
 _TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2, "int8": 8e-2}
@@ -86,7 +85,7 @@ def test_a_layer_of_a_gated_network() -> None:
         [cpu_kernels.Output(2 * F, activation="silu_gated")],
         norm=cpu_kernels.Norm(jnp.array(scale), None, "rms", 1e-5),
     )
-    h = layers.rms_norm(jnp.array(x), jnp.array(scale[1]), 1e-5)
+    h = norms.rms_norm(jnp.array(x), jnp.array(scale[1]), 1e-5)
     expected = jax.nn.silu(h @ gate[1]) * (h @ up[1])
     np.testing.assert_allclose(y[:7], expected[:7], atol=2e-5)
 
@@ -115,7 +114,7 @@ def test_attention_is_that_of_plain_jax(element: str, style: str) -> None:
     shape = cpu_kernels.PageShape(kv_heads=K, head_dim=E, page_size=S, element=element)  # type: ignore[arg-type]
     pages = jnp.zeros((L, P, K, shape.head_units), jnp.uint32)
     plain = attention.make_pages(L, P, S, K, E, jnp.dtype(element))
-    angles = layers.rotary_angles(jnp.array(positions), rotary_dim, 1e4)
+    angles = rotary.angles(jnp.array(positions), rotary_dim, 1e4)
     cos, sin = cpu_kernels.rotary(angles, style)
     batch = attention.RaggedBatch(
         jnp.array(slots),
@@ -146,7 +145,7 @@ def test_attention_is_that_of_plain_jax(element: str, style: str) -> None:
 
     def reference(qkv: jax.Array, pages: jax.Array, rows: attention.RaggedBatch):  # type: ignore[no-untyped-def]
         q, k, v = jnp.split(qkv.reshape(T, H + 2 * K, E), [H, H + K], axis=1)
-        q, k = (layers.rotate(a, angles, style) for a in (q, k))
+        q, k = (rotary.rotate(a, angles, style) for a in (q, k))
         return attention.ragged_paged_attention(q * E**-0.5, k, v, pages, jnp.int32(1), rows)
 
     # Twice: what the first call wrote is what the second one reads, where rows are not new.

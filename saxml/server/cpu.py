@@ -1,0 +1,50 @@
+"""Which models the CPU kernels compute, and at what level of CPU."""
+
+import jax
+from absl import logging
+
+from saxml.common import errors
+from saxml.models.config import ModelConfig
+from saxml.ops.backend import KERNEL_PAGE_MULTIPLE, PLAIN, Backend, Element
+
+AUTO = "auto"
+OFF = "off"
+_LARGEST_HEAD = 512
+_PANEL = 32
+
+
+def choose(wanted: str, dtype: str, config: ModelConfig, page_size: int, devices: int) -> Backend:
+    """The backend for a model: the kernels on one CPU device where its sizes suit them.
+
+    wanted: auto (the best level), off, or a level by name; dtype: FPROP_DTYPE. Raises
+    InvalidArgumentError for a level that this CPU has not.
+    """
+    if jax.default_backend() != "cpu" or wanted == OFF:
+        return PLAIN
+    if reason := _why_not(config, page_size, devices):
+        logging.warning("plain JAX computes this model, and not the CPU kernels: %s", reason)
+        return PLAIN
+    from saxml import kernels
+
+    try:
+        kernels.set_level(kernels.levels()[-1] if wanted == AUTO else wanted)
+    except ValueError as e:
+        raise errors.InvalidArgumentError(f"--cpu_kernels={wanted}: {e}") from None
+    element: Element = "bfloat16" if dtype == "bfloat16" else "float32"
+    logging.info("CPU kernels at level %s, weights in %s", kernels.level(), element)
+    return Backend(element)
+
+
+def _why_not(config: ModelConfig, page_size: int, devices: int) -> str | None:
+    if devices > 1:
+        return f"the mesh has {devices} devices; they take one"
+    if page_size % KERNEL_PAGE_MULTIPLE:
+        return f"PAGE_SIZE {page_size} is no multiple of {KERNEL_PAGE_MULTIPLE}"
+    if config.head_dim % 2 or config.head_dim > _LARGEST_HEAD:
+        return f"head_dim {config.head_dim} is odd or above {_LARGEST_HEAD}"
+    qkv = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
+    if config.family == "gptj" and qkv % _PANEL:
+        return f"queries, keys and values have {qkv} columns, no multiple of {_PANEL}"
+    if config.family == "llama" and 2 * config.hidden_dim % _PANEL:
+        return f"hidden_dim {config.hidden_dim} is no multiple of {_PANEL // 2}"
+    return None

@@ -1,0 +1,73 @@
+"""An engine on the CPU kernels against the same in plain JAX."""
+
+import jax
+import numpy as np
+import pytest
+
+from saxml.engine.beam import BeamDecoder, BeamOptions
+from saxml.engine.decoders import Decoder, SampleDecoder
+from saxml.engine.engine import Engine
+from saxml.engine.sampling_params import SamplingParams
+from saxml.models.config import ModelConfig
+from saxml.ops.backend import PLAIN, Backend
+from tests.unit.engine import tiny
+
+BEAMS = BeamOptions(
+    beam_size=3,
+    tokens_per_beam=3,
+    alpha=0.6,
+    min_steps=0,
+    max_steps=14,
+    stop_ids=(tiny.STOP,),
+    early_exit=False,
+)
+
+
+def answers(engine: Engine) -> list[list[tuple[list[int], float]]]:
+    """What a mix of requests gives that run together."""
+    decoders: list[tuple[Decoder, SamplingParams]] = []
+    for seed in range(4):
+        decoders.append((tiny.greedy(18), SamplingParams()))
+        sample = SampleDecoder(num_samples=3, max_steps=12, stop_ids=(tiny.STOP,))
+        decoders.append((sample, SamplingParams(temperature=0.8, top_k=20, seed=seed)))
+        decoders.append((BeamDecoder(BEAMS), SamplingParams()))
+    prompts = tiny.prompts(len(decoders), seed=2)
+    prompts[5] = np.concatenate([prompts[3], prompts[5]])[:40]  # begins like another
+    requests = [
+        engine.submit(prompt, decoder, sampling=sampling)
+        for prompt, (decoder, sampling) in zip(prompts, decoders, strict=True)
+    ]
+    return [
+        [(h.tokens.tolist(), h.score) for h in request.future.result(60)] for request in requests
+    ]
+
+
+@pytest.mark.parametrize("config", [tiny.LLAMA, tiny.GPTJ], ids=lambda c: c.family)
+def test_all_requests_get_the_same_tokens(config: ModelConfig) -> None:
+    found = {}
+    for backend in (PLAIN, Backend("float32")):
+        with tiny.running(config, page_size=16, num_pages=64, backend=backend) as engine:
+            found[backend] = answers(engine)
+    for plain, kernels in zip(found[PLAIN], found[Backend("float32")], strict=True):
+        assert [tokens for tokens, _ in plain] == [tokens for tokens, _ in kernels]
+        np.testing.assert_allclose(
+            [score for _, score in plain], [score for _, score in kernels], atol=1e-3
+        )
+
+
+@pytest.mark.parametrize("element", ["bfloat16", "int8"])
+def test_narrow_weights_give_nearly_the_same_score(element: str) -> None:
+    scores = {}
+    for backend in (PLAIN, Backend(element)):  # type: ignore[arg-type]
+        with tiny.running(tiny.GPTJ, page_size=16, num_pages=64, backend=backend) as engine:
+            request = engine.submit(tiny.prompts(1, seed=4)[0], tiny.greedy(4))
+            scores[backend.element] = request.future.result(60)[0].score
+    assert scores[element] == pytest.approx(scores[None], abs=1.0 if element == "int8" else 0.3)
+
+
+def test_a_step_of_the_kernels_copies_no_pages() -> None:
+    with tiny.running(tiny.LLAMA, page_size=16, backend=Backend("float32")) as engine:
+        before = engine._pages.unsafe_buffer_pointer()
+        engine.submit(tiny.prompts(1)[0], tiny.greedy(8)).future.result(60)
+        assert engine._pages.unsafe_buffer_pointer() == before
+        assert isinstance(engine._pages, jax.Array)
