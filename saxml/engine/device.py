@@ -36,9 +36,9 @@ class Device:
         dtype: jax.typing.DTypeLike,
         progress: Progress,
     ) -> None:
-        """params: what the family's `prepare` gives, packed for the backend; pages are kept in
-        dtype where the backend does not say otherwise. offsets: where things
-        lie in the plans of a bucket. no_changes: of logits, see saxml.engine.adjustments."""
+        """params: what the family's `prepare` gives, packed by options.backend; dtype: of the pages
+        in plain JAX. offsets: where things lie in the plans of a bucket. no_changes: of logits, see
+        saxml.engine.adjustments."""
         c, self._options = config, options
         self._params = dict(params)
         self._offsets = offsets
