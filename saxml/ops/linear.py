@@ -19,6 +19,7 @@ from saxml.ops import norms
 
 Activation = Literal["none", "gelu", "silu_gated"]
 Weights = Mapping[str, Any]
+_PANEL = 32  # columns that are packed together, see native/kernels/pack.h
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -127,6 +128,22 @@ class Operand:
     def at(self, layer: jax.Array, valid: jax.Array | None) -> "Operand":
         """This operand in one layer, for a step of which `valid` rows count (None: all)."""
         return dataclasses.replace(self, layer=layer, valid=valid)
+
+
+def misfit(
+    shapes: Mapping[str, jax.ShapeDtypeStruct], products: Sequence[Columns | Rows]
+) -> str | None:
+    """Why matrices of these shapes cannot be packed; None: they can."""
+    for product in products:
+        if isinstance(product, Rows):
+            continue
+        for group in product.groups:
+            columns = sum(shapes[name].shape[-1] for name in group.matrices)
+            whole = group.activation == "silu_gated" or group is not product.groups[-1]
+            if whole and columns % _PANEL:
+                names = " and ".join(group.matrices)
+                return f"{names} have {columns} columns, no multiple of {_PANEL}"
+    return None
 
 
 def pack(

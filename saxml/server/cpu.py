@@ -1,16 +1,18 @@
 """Which models the CPU kernels compute, and at what level of CPU."""
 
 import jax
+import numpy as np
 from absl import logging
 
 from saxml.common import errors
+from saxml.models import registry
 from saxml.models.config import ModelConfig
+from saxml.ops import linear
 from saxml.ops.backend import KERNEL_PAGE_MULTIPLE, PLAIN, Backend, Element
 
 AUTO = "auto"
 OFF = "off"
 _LARGEST_HEAD = 512
-_PANEL = 32
 
 
 def choose(wanted: str, dtype: str, config: ModelConfig, page_size: int, devices: int) -> Backend:
@@ -42,9 +44,10 @@ def _why_not(config: ModelConfig, page_size: int, devices: int) -> str | None:
         return f"PAGE_SIZE {page_size} is no multiple of {KERNEL_PAGE_MULTIPLE}"
     if config.head_dim % 2 or config.head_dim > _LARGEST_HEAD:
         return f"head_dim {config.head_dim} is odd or above {_LARGEST_HEAD}"
-    qkv = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
-    if config.family == "gptj" and qkv % _PANEL:
-        return f"queries, keys and values have {qkv} columns, no multiple of {_PANEL}"
-    if config.family == "llama" and 2 * config.hidden_dim % _PANEL:
-        return f"hidden_dim {config.hidden_dim} is no multiple of {_PANEL // 2}"
-    return None
+    family = registry.family(config)
+    declared = {
+        name: jax.ShapeDtypeStruct(param.stacked_shape, np.float32)
+        for name, param in registry.parameters(config).items()
+    }
+    shapes = jax.eval_shape(lambda p: family.prepare(config, p), declared)
+    return linear.misfit(shapes, family.products(config))

@@ -1,0 +1,54 @@
+"""Which models the CPU kernels compute."""
+
+import dataclasses
+
+import pytest
+
+from saxml import kernels
+from saxml.common import errors
+from saxml.models.config import ModelConfig
+from saxml.ops.backend import PLAIN, Backend
+from saxml.server import cpu
+from tests.unit.engine import tiny
+
+
+@pytest.fixture(autouse=True)
+def best_level() -> object:
+    yield
+    kernels.set_level(kernels.levels()[-1])
+
+
+@pytest.mark.parametrize("config", [tiny.GPTJ, tiny.LLAMA], ids=lambda c: c.family)
+def test_weights_are_kept_as_the_configuration_says(config: ModelConfig) -> None:
+    for dtype in ("float32", "bfloat16"):
+        assert cpu.choose("auto", dtype, config, 16, 1) == Backend(dtype)
+    assert kernels.level() == kernels.levels()[-1]
+    assert cpu.choose("off", "bfloat16", config, 16, 1) == PLAIN
+
+
+def test_a_level_can_be_forced() -> None:
+    assert cpu.choose("portable", "float32", tiny.GPTJ, 16, 1) == Backend("float32")
+    assert kernels.level() == "portable"
+    with pytest.raises(errors.InvalidArgumentError, match=r"--cpu_kernels=sse: .* is none of"):
+        cpu.choose("sse", "float32", tiny.GPTJ, 16, 1)
+
+
+@pytest.mark.parametrize(
+    ("config", "page_size", "devices", "reason"),
+    [
+        (tiny.GPTJ, 16, 2, "the mesh has 2 devices"),
+        (tiny.GPTJ, 8, 1, "PAGE_SIZE 8 is no multiple of 16"),
+        (dataclasses.replace(tiny.LLAMA, head_dim=9, rotary_dim=8), 16, 1, "head_dim 9 is odd"),
+        (dataclasses.replace(tiny.GPTJ, num_heads=1, num_kv_heads=1), 16, 1, "q and k and v have"),
+        (dataclasses.replace(tiny.LLAMA, hidden_dim=40), 16, 1, "gate and up have 80 columns"),
+    ],
+)
+def test_others_are_left_to_plain_jax(
+    config: ModelConfig,
+    page_size: int,
+    devices: int,
+    reason: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert cpu.choose("auto", "float32", config, page_size, devices) == PLAIN
+    assert reason in caplog.text
