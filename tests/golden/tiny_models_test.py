@@ -7,6 +7,7 @@ import pytest
 
 from saxml.checkpoint.record import read_record
 from saxml.models.config import ModelConfig
+from saxml.ops.backend import PLAIN, Backend
 from tests.golden.forward import prompt_logits
 from tools.convert.gptj import convert_gptj
 from tools.convert.llama import convert_llama
@@ -24,11 +25,14 @@ def model(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> tuple[str, 
     return request.param, MODELS[request.param](str(HERE / request.param), str(tmp_path))
 
 
-def test_logits_and_greedy_ids_are_those_of_hugging_face(model: tuple[str, str]) -> None:
+@pytest.mark.parametrize("backend", [PLAIN, Backend("float32")], ids=["plain", "kernels"])
+def test_logits_and_greedy_ids_are_those_of_hugging_face(
+    model: tuple[str, str], backend: Backend
+) -> None:
     name, path = model
     _, record = read_record(path)
     golden = np.load(HERE / name / "golden.npz")
-    compute = prompt_logits(record.config, path, 64)
+    compute = prompt_logits(record.config, path, 64, backend)
     for index in range(3):
         prompt, greedy = golden[f"prompt_{index}"], golden[f"greedy_{index}"]
         # 1e-4: sums of 32 to 128 float32 products of unit size, in another order.
