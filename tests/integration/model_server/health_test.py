@@ -154,10 +154,11 @@ def test_streams_end_as_they_would_while_the_server_drains(
         begun = [next(stream) for stream in streams]
         fault.write_text("hang")
         server.process.terminate()
+        # The step that stands still makes the server unready too, and may do so first.
+        _until(lambda: client.fetch("/readyz") == (503, "draining\n"))
         _until(lambda: _health(server) == NOT_SERVING)
         refused = client.generate([1]).exception()
         assert refused.code() == grpc.StatusCode.UNAVAILABLE
-        assert client.fetch("/readyz") == (503, "draining\n")
         if ends == "drained":
             fault.write_text("")
             for first, rest, wanted in zip(begun, streams, whole, strict=True):
