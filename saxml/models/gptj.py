@@ -46,7 +46,9 @@ def parameters(c: ModelConfig) -> dict[str, Param]:
     )
     return {
         "embedding": Param("lm.embedding_lookup.emb_var", (V, D), ("vocab", "embed")),
-        "head.w": Param("lm.softmax.logits_ffn.linear.w", (D, V), ("embed", "vocab")),
+        "head.w": Param(
+            "lm.softmax.logits_ffn.linear.w", (D, V), ("embed", "vocab"), contracted=(0,)
+        ),
         "head.b": Param("lm.softmax.logits_ffn.bias.b", (V,), ("vocab",), init_scale=0.0),
         "final_norm.scale": Param("lm.final_ln.scale", (D,), ("embed",), init_scale=0, init_mean=1),
         "final_norm.bias": Param("lm.final_ln.bias", (D,), ("embed",), init_scale=0),
@@ -57,11 +59,22 @@ def parameters(c: ModelConfig) -> dict[str, Param]:
             (3, D, H, E),
             (None, "embed", "heads", "head_dim"),
             L,
+            contracted=(1,),
         ),
-        "out": Param(LAYER + "self_attention.post.w", (D, H, E), ("embed", "heads", "head_dim"), L),
-        "fc_in.w": Param(LAYER + "ff_layer.ffn_layer1.linear.w", (D, F), ("embed", "mlp"), L),
+        "out": Param(
+            LAYER + "self_attention.post.w",
+            (D, H, E),
+            ("embed", "heads", "head_dim"),
+            L,
+            contracted=(1, 2),
+        ),
+        "fc_in.w": Param(
+            LAYER + "ff_layer.ffn_layer1.linear.w", (D, F), ("embed", "mlp"), L, contracted=(0,)
+        ),
         "fc_in.b": Param(LAYER + "ff_layer.ffn_layer1.bias.b", (F,), ("mlp",), L, 0),
-        "fc_out.w": Param(LAYER + "ff_layer.ffn_layer2.linear.w", (F, D), ("mlp", "embed"), L),
+        "fc_out.w": Param(
+            LAYER + "ff_layer.ffn_layer2.linear.w", (F, D), ("mlp", "embed"), L, contracted=(0,)
+        ),
         "fc_out.b": Param(LAYER + "ff_layer.ffn_layer2.bias.b", (D,), ("embed",), L, 0),
     }
 

@@ -40,15 +40,27 @@ def parameters(c: ModelConfig) -> dict[str, Param]:
     D, H, K, E = c.model_dim, c.num_heads, c.num_kv_heads, c.head_dim
     F, V, L = c.hidden_dim, c.vocab_size, c.num_layers
     declared = {
-        "head.w": Param("lm.softmax.logits_ffn.linear.w", (D, V), ("embed", "vocab")),
+        "head.w": Param(
+            "lm.softmax.logits_ffn.linear.w", (D, V), ("embed", "vocab"), contracted=(0,)
+        ),
         "final_norm.scale": Param("lm.final_ln.scale", (D,), ("embed",), init_scale=0, init_mean=1),
         "norm.scale": Param(LAYER + "layer_norm.scale", (D,), ("embed",), L, 0, 1),
-        "out": Param(LAYER + "self_attention.post.w", (D, H, E), ("embed", "heads", "head_dim"), L),
+        "out": Param(
+            LAYER + "self_attention.post.w",
+            (D, H, E),
+            ("embed", "heads", "head_dim"),
+            L,
+            contracted=(1, 2),
+        ),
         "ff_norm.scale": Param(LAYER + "ff_layer.layer_norm.scale", (D,), ("embed",), L, 0, 1),
-        "gate": Param(LAYER + "ff_layer.ffn_layer1_gate.linear.w", (D, F), ("embed", "mlp"), L),
-        "up": Param(LAYER + "ff_layer.ffn_layer1.linear.w", (D, F), ("embed", "mlp"), L),
-        "down": Param(LAYER + "ff_layer.ffn_layer2.linear.w", (F, D), ("mlp", "embed"), L),
     }
+    for name, layer, shape, axes in (
+        ("gate", "ffn_layer1_gate", (D, F), ("embed", "mlp")),
+        ("up", "ffn_layer1", (D, F), ("embed", "mlp")),
+        ("down", "ffn_layer2", (F, D), ("mlp", "embed")),
+    ):
+        pax_name = f"{LAYER}ff_layer.{layer}.linear.w"
+        declared[name] = Param(pax_name, shape, axes, L, contracted=(0,))
     if not c.tied_embeddings:
         declared["embedding"] = Param("lm.embedding_lookup.emb_var", (V, D), ("vocab", "embed"))
     if c.combined_qkv:
@@ -57,6 +69,7 @@ def parameters(c: ModelConfig) -> dict[str, Param]:
             (3, D, H, E),
             (None, "embed", "heads", "head_dim"),
             L,
+            contracted=(1,),
         )
     else:
         for name, heads, axis in (
@@ -65,7 +78,11 @@ def parameters(c: ModelConfig) -> dict[str, Param]:
             ("value", K, "kv_heads"),
         ):
             declared[name] = Param(
-                f"{LAYER}self_attention.{name}.w", (D, heads, E), ("embed", axis, "head_dim"), L
+                f"{LAYER}self_attention.{name}.w",
+                (D, heads, E),
+                ("embed", axis, "head_dim"),
+                L,
+                contracted=(0,),
             )
     return declared
 

@@ -13,7 +13,9 @@ class Param:
 
     `pax_name` is the array's name in a checkpoint without the `mdl_vars.params.` prefix; "{layer}"
     in it stands for the layer's number. `shape` and `axes` are of one layer; at run time the
-    `layers` of them are stacked in front.
+    `layers` of them are stacked in front. `contracted` are the axes over which a matrix is summed
+    up in its product: int8 values of it have a scale for each place on the other axes. What is no
+    matrix has none, and is never int8.
     """
 
     pax_name: str
@@ -22,10 +24,16 @@ class Param:
     layers: int = 0
     init_scale: float = 0.02
     init_mean: float = 0.0
+    contracted: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.shape) != len(self.axes):
             raise ValueError(f"{self.pax_name}: shape {self.shape} does not fit axes {self.axes}")
+
+    @property
+    def scale_shape(self) -> tuple[int, ...]:
+        """Shape of the scales of int8 values of one layer."""
+        return tuple(n for axis, n in enumerate(self.shape) if axis not in self.contracted)
 
     @property
     def stacked_shape(self) -> tuple[int, ...]:
