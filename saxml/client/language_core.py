@@ -12,20 +12,54 @@ from saxml.proto import common_pb2, lm_pb2
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogProb:
+    """A token, the bytes that it stands for (none where a model answers with ids), and its
+    log-probability, under the model's own distribution."""
+
+    id: int
+    token: bytes
+    logp: float
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredToken:
+    """A token of a text, and the most likely ones in its place, best first. The first token of a
+    prompt has no log-probability."""
+
+    id: int
+    token: bytes
+    logp: float | None
+    best: tuple[TokenLogProb, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Generated:
-    """One answer to a prompt and its score: the higher, the better."""
+    """One answer to a prompt and its score: the higher, the better; and its tokens, what ended it
+    included, if they were asked for (extra input logprobs)."""
 
     text: str
     score: float
+    tokens: tuple[ScoredToken, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """The answers to a prompt, best first; and the tokens of the prompt, if they were asked for
+    (extra input prompt_logprobs)."""
+
+    answers: tuple[Generated, ...]
+    prompt: tuple[ScoredToken, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class StreamItem:
-    """News of one sample: keep `prefix_len` characters of its text so far, append `text`."""
+    """News of one sample: keep `prefix_len` characters of its text so far, append `text`; and its
+    new tokens, if they were asked for."""
 
     text: str
     prefix_len: int
     scores: tuple[float, ...]
+    tokens: tuple[ScoredToken, ...] = ()
 
     def apply(self, so_far: str) -> str:
         """The sample's text after this item."""
@@ -65,11 +99,23 @@ class LanguageModelCore:
         timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> list[Generated]:
         """Continues a text; best first."""
+        return [*(await self.generate_detail(text, extra, timeout_s)).answers]
+
+    async def generate_detail(
+        self,
+        text: str,
+        extra: common_pb2.ExtraInputs | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> Generation:
+        """The same, with the prompt's tokens."""
         request = lm_pb2.GenerateRequest(
             model_key=self._key, text=text, extra_inputs=_present(extra)
         )
         response = await self._client.call(GENERATE, request, timeout_s)
-        return [Generated(decoded.text, decoded.score) for decoded in response.texts]
+        return Generation(
+            tuple(Generated(t.text, t.score, _tokens(t.tokens)) for t in response.texts),
+            _tokens(response.prompt_tokens),
+        )
 
     async def generate_stream(
         self,
@@ -85,7 +131,12 @@ class LanguageModelCore:
         async with aclosing(stream) as responses:
             async for response in responses:
                 yield [
-                    StreamItem(item.text, item.prefix_len, tuple(item.scores) or (item.score,))
+                    StreamItem(
+                        item.text,
+                        item.prefix_len,
+                        tuple(item.scores) or (item.score,),
+                        _tokens(item.tokens),
+                    )
                     for item in response.items
                 ]
 
@@ -112,6 +163,18 @@ class LanguageModelCore:
         )
         response = await self._client.call(GRADIENT, request, timeout_s)
         return [*response.score], {k: [*g.values] for k, g in sorted(response.gradients.items())}
+
+
+def _tokens(found: Sequence[lm_pb2.ScoredToken]) -> tuple[ScoredToken, ...]:
+    return tuple(
+        ScoredToken(
+            t.id,
+            t.token,
+            t.logp if t.HasField("logp") else None,
+            tuple(TokenLogProb(other.id, other.token, other.logp) for other in t.best),
+        )
+        for t in found
+    )
 
 
 def _present(extra: common_pb2.ExtraInputs | None) -> common_pb2.ExtraInputs:

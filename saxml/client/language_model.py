@@ -3,12 +3,12 @@
 from collections.abc import Generator, Sequence
 
 from saxml.client.driver import iterate, run
-from saxml.client.language_core import Generated, LanguageModelCore, StreamItem
+from saxml.client.language_core import Generated, Generation, LanguageModelCore, StreamItem
 from saxml.client.model_client import ModelClient
 from saxml.client.retry import DEFAULT_TIMEOUT_S
 from saxml.proto import common_pb2
 
-__all__ = ["Generated", "LanguageModel", "StreamItem"]
+__all__ = ["Generated", "Generation", "LanguageModel", "StreamItem"]
 
 
 class LanguageModel:
@@ -40,6 +40,15 @@ class LanguageModel:
     ) -> list[Generated]:
         """Continues a text; best first."""
         return run(self._core.generate(text, extra, timeout_s))
+
+    def generate_detail(
+        self,
+        text: str,
+        extra: common_pb2.ExtraInputs | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> Generation:
+        """The same, with the prompt's tokens."""
+        return run(self._core.generate_detail(text, extra, timeout_s))
 
     def generate_stream(
         self,

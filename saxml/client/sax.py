@@ -19,6 +19,7 @@ from types import TracebackType
 
 from saxml.client.admin_client import AdminClient, new_model
 from saxml.client.cells import cell_config, set_cell_acl
+from saxml.client.language_core import Generated, Generation, ScoredToken, TokenLogProb
 from saxml.client.language_model import LanguageModel as _LanguageModel
 from saxml.client.model_client import ClientOptions, ModelClient
 from saxml.client.sax_options import AdminOptions, ModelOptions, Options
@@ -37,6 +38,8 @@ from saxml.storage.cell import sax_root
 __all__ = [
     "Admin",
     "AdminOptions",
+    "Generated",
+    "Generation",
     "GetACL",
     "LanguageModel",
     "List",
@@ -49,8 +52,10 @@ __all__ = [
     "Options",
     "Publish",
     "SaxError",
+    "ScoredToken",
     "SetACL",
     "Stats",
+    "TokenLogProb",
     "Unpublish",
     "Update",
     "WaitForReady",
@@ -80,6 +85,12 @@ class LanguageModel:
         options = options or ModelOptions()
         answers = self._lm.generate(text, options.ToProto(), options.timeout_s)
         return [(answer.text, answer.score) for answer in answers]
+
+    def GenerateDetail(self, text: str, options: ModelOptions | None = None) -> Generation:
+        """The same, with the tokens of answers and prompt and their log-probabilities, as far as
+        extra inputs logprobs and prompt_logprobs ask for them."""
+        options = options or ModelOptions()
+        return self._lm.generate_detail(text, options.ToProto(), options.timeout_s)
 
     def GenerateStream(
         self, text: str, callback: StreamCallback, options: ModelOptions | None = None

@@ -24,7 +24,7 @@ from types import TracebackType
 from saxml.client.admin_core import AdminCore, new_model
 from saxml.client.aio_driver import AioDriver
 from saxml.client.cells import cell_config, set_cell_acl
-from saxml.client.language_core import LanguageModelCore
+from saxml.client.language_core import Generation, LanguageModelCore
 from saxml.client.model_core import ClientOptions, ModelCore
 from saxml.client.sax_options import AdminOptions, ModelOptions, Options
 from saxml.client.sax_types import (
@@ -62,6 +62,12 @@ class LanguageModel:
         options = options or ModelOptions()
         answers = await self._lm.generate(text, options.ToProto(), options.timeout_s)
         return [(answer.text, answer.score) for answer in answers]
+
+    async def GenerateDetail(self, text: str, options: ModelOptions | None = None) -> Generation:
+        """The same, with the tokens of answers and prompt and their log-probabilities, as far as
+        extra inputs logprobs and prompt_logprobs ask for them."""
+        options = options or ModelOptions()
+        return await self._lm.generate_detail(text, options.ToProto(), options.timeout_s)
 
     async def GenerateStream(
         self, text: str, options: ModelOptions | None = None

@@ -32,13 +32,18 @@ class Answers:
         """prefix: what each text begins with; stop strings are not looked for in it. eos: what ends
         the tokens instead of a stop token, if not empty."""
         self._answers = [_Answer(lambda: codec.stream(eos), stops, prefix) for _ in range(count)]
+        # What each answer was made of.
+        self._hypotheses: list[Hypothesis] = []
         self._score_of = score_of
 
     def update(self, hypotheses: Sequence[Hypothesis]) -> list[int]:
         """Takes all that was generated so far; gives those that a stop string ended now."""
         stopped: list[int] = []
+        if not self._hypotheses:
+            self._hypotheses = [*hypotheses]
         for index, (answer, hypothesis) in enumerate(zip(self._answers, hypotheses, strict=True)):
             if not answer.stopped:
+                self._hypotheses[index] = hypothesis
                 answer.update(hypothesis.tokens, ended=hypothesis.ended)
                 answer.score = self._score_of(hypothesis)
                 if answer.stopped:
@@ -55,6 +60,11 @@ class Answers:
     def all_stopped(self) -> bool:
         """Whether stop strings have ended all of them."""
         return all(answer.stopped for answer in self._answers)
+
+    @property
+    def hypotheses(self) -> list[Hypothesis]:
+        """What each answer was made of so far; nothing before the first step."""
+        return self._hypotheses
 
     def changes(self) -> list[tuple[str, int, float]]:
         """(new text, characters of the text given so far that stay, what is added to the score) of

@@ -24,11 +24,12 @@ SAMPLING_KEYS = frozenset(
         "logit_bias",
         "num_samples",
         "stop",
+        "logprobs",
     }
 )
 # What concerns a request of any method.
 REQUEST_KEYS = frozenset({"priority", "cache_salt"})
-GENERATE_KEYS = SAMPLING_KEYS | REQUEST_KEYS | {"min_decode_steps"}
+GENERATE_KEYS = SAMPLING_KEYS | REQUEST_KEYS | {"min_decode_steps", "prompt_logprobs"}
 BEAM_KEYS = GENERATE_KEYS - SAMPLING_KEYS
 
 # May be a tensor although the declared default is a number.

@@ -40,7 +40,8 @@ class RequestInputs:
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateInputs:
     """A text ends before the first of `stops`, and with `eos`, if there is one, instead of with the
-    configuration's stop tokens."""
+    configuration's stop tokens. Log-probabilities of tokens are told, and of so many of the best
+    ones in each place, unless that is None: of those that are generated, and of the prompt's."""
 
     request: RequestInputs
     sampling: SamplingParams
@@ -48,6 +49,8 @@ class GenerateInputs:
     max_steps: int
     eos: tuple[int, ...]
     stops: tuple[str, ...]
+    logprobs: int | None
+    prompt_logprobs: int | None
 
     @classmethod
     def parse(
@@ -76,13 +79,17 @@ class GenerateInputs:
             )
         num_samples = _whole(merged, "num_samples", params.NUM_SAMPLES, 1, params.max_num_samples)
         most = params.max_decode_steps
+        most_logprobs = min(params.MAX_LOGPROBS, vocab_size)
+        logprobs = _optional(merged, "logprobs", most_logprobs)
         return cls(
             request=RequestInputs.parse(merged),
-            sampling=_sampling(merged, params, num_samples, vocab_size, random_seed),
+            sampling=_sampling(merged, params, num_samples, vocab_size, random_seed, logprobs or 0),
             num_samples=num_samples,
             max_steps=min(most, _whole(merged, "per_example_max_decode_steps", most, 1)),
             eos=eos,
             stops=stop_strings.parse(merged.get("stop"), params.MAX_STOP_STRINGS),
+            logprobs=logprobs,
+            prompt_logprobs=_optional(merged, "prompt_logprobs", most_logprobs),
         )
 
 
@@ -92,6 +99,7 @@ def _sampling(
     num_samples: int,
     vocab_size: int,
     random_seed: Callable[[], int],
+    logprobs: int,
 ) -> SamplingParams:
     top_k, top_k_key = _either(merged, "per_example_top_k", "top_k", 0)
     top_p, top_p_key = _either(merged, "per_example_top_p", "top_p", 1.0)
@@ -117,6 +125,7 @@ def _sampling(
             logit_bias=bias,
             seed=_seed(merged.get("seed"), random_seed),
             min_steps=min_steps,
+            logprobs=logprobs,
         )
     except errors.InvalidArgumentError as e:
         text = str(e)
@@ -175,6 +184,11 @@ def _salt(value: Any) -> int:
         )
     hashed = hashlib.blake2b(value.encode(), digest_size=8, key=_SALT_KEY)
     return int.from_bytes(hashed.digest(), "big")
+
+
+def _optional(merged: Mapping[str, Any], key: str, high: int) -> int | None:
+    """From 0 to high, or None where it is not given."""
+    return None if merged.get(key) is None else _whole(merged, key, 0, 0, high)
 
 
 def _whole(

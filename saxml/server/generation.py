@@ -4,24 +4,26 @@ generation = Generation(loaded)
 asked = generation.inputs(extra)
 with generation.run(text, asked, deadline, on_cancel, follow=True) as running:
     for steps in running.follow():
-        send(running.answers.changes())
+        send(running.changes())
 """
 
 import contextlib
 import dataclasses
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from saxml.engine.beam import BeamDecoder
-from saxml.engine.decoders import Decoder, Hypothesis, SampleDecoder
+from saxml.engine.decoders import Decoder, Hypothesis, Ints, SampleDecoder
 from saxml.engine.engine import Engine
 from saxml.engine.request import Request
-from saxml.proto import common_pb2
+from saxml.proto import common_pb2, lm_pb2
 from saxml.server.answers import Answers
 from saxml.server.generate_inputs import GenerateInputs
 from saxml.server.loading import Loaded
+from saxml.server.scoring import Scoring
 from saxml.server.servable import OnCancel
+from saxml.server.token_scores import TokenScores, of_prompt
 from saxml.server.updates import Updates
 
 # Steps that a slow reader of a stream may lag behind before it misses some.
@@ -36,6 +38,9 @@ class Running:
     request: Request
     updates: Updates
     answers: Answers
+    scores: TokenScores | None
+    # Of the prompt; told once.
+    prompt_tokens: list[lm_pb2.ScoredToken]
 
     def follow(self) -> Iterator[int]:
         """Brings the answers up to date after each step, gives the number of the step, and ends
@@ -48,6 +53,35 @@ class Running:
                 return
             yield steps
         self.answers.finish(self.request.future.result())
+
+    def changes(self) -> lm_pb2.GenerateStreamResponse:
+        """What is new since the last call: texts as Answers.changes has them, and tokens."""
+        items = [
+            lm_pb2.GenerateStreamItem(text=text, prefix_len=kept, scores=[score])
+            for text, kept, score in self.answers.changes()
+        ]
+        self._add_tokens(items)
+        found = lm_pb2.GenerateStreamResponse(items=items, prompt_tokens=self.prompt_tokens)
+        self.prompt_tokens.clear()
+        return found
+
+    def response(self, *, sort: bool) -> lm_pb2.GenerateResponse:
+        """The answers, complete; sort: by score, best first."""
+        texts = [
+            lm_pb2.DecodedText(text=text, score=score) for text, score in self.answers.results()
+        ]
+        self._add_tokens(texts)
+        if sort:
+            texts.sort(key=lambda text: -text.score)
+        return lm_pb2.GenerateResponse(texts=texts, prompt_tokens=self.prompt_tokens)
+
+    def _add_tokens(
+        self, answers: Sequence[lm_pb2.DecodedText] | Sequence[lm_pb2.GenerateStreamItem]
+    ) -> None:
+        if self.scores is None:
+            return
+        for sample, hypothesis in enumerate(self.answers.hypotheses):
+            answers[sample].tokens.extend(self.scores.take(sample, hypothesis))
 
 
 class Generation:
@@ -95,6 +129,8 @@ class Generation:
     ) -> Running:
         stops = self._codec.stops(asked.stops)
         prompt = self._codec.prompt(text)
+        # First, as the answers can use the pages that it leaves.
+        prompt_tokens = self._prompt_tokens(prompt, asked, deadline, on_cancel)
         decoder = self._decoder(asked, len(prompt))
         # The score of a text that a stop string ends is that of the step which completed it.
         updates = Updates(None if stops else _BACKLOG)
@@ -117,7 +153,20 @@ class Generation:
             prefix=self._codec.answer_prefix(text),
             score_of=self._score,
         )
-        return Running(self._engine, request, updates, answers)
+        scores = None if asked.logprobs is None else TokenScores(self._codec, decoder.width)
+        return Running(self._engine, request, updates, answers, scores, prompt_tokens)
+
+    def _prompt_tokens(
+        self, prompt: Ints, asked: GenerateInputs, deadline: float, on_cancel: OnCancel
+    ) -> list[lm_pb2.ScoredToken]:
+        if asked.prompt_logprobs is None:
+            return []
+        scored = None
+        if len(prompt) > 1:
+            scoring = Scoring(self._engine, asked.request, deadline, on_cancel)
+            pair = prompt[:-1], prompt[1:]
+            (scored,) = scoring.run([pair], logprobs=asked.prompt_logprobs, cache_read=False)
+        return of_prompt(self._codec, prompt, scored)
 
     def _decoder(self, asked: GenerateInputs, prompt_tokens: int) -> Decoder:
         max_steps = min(asked.max_steps, self._params.max_seq_len - prompt_tokens)

@@ -31,27 +31,18 @@ class LmService(lm_pb2_grpc.LMServiceServicer):
     ) -> lm_pb2.GenerateResponse:
         """All beams or samples, best first."""
         with self._served(request.model_key) as servable:
-            found = servable.generate(
+            return servable.generate(
                 request.text, request.extra_inputs, _deadline(context), _on_cancel(context)
             )
-        return lm_pb2.GenerateResponse(
-            texts=[lm_pb2.DecodedText(text=text, score=score) for text, score in found]
-        )
 
     def GenerateStream(  # noqa: N802
         self, request: lm_pb2.GenerateRequest, context: grpc.ServicerContext
     ) -> Iterator[lm_pb2.GenerateStreamResponse]:
-        """Text as it comes: results[i] = results[i][:prefix_len] + text, counted in characters."""
+        """Text as it comes."""
         with self._served(request.model_key) as servable:
-            for items in servable.generate_stream(
+            yield from servable.generate_stream(
                 request.text, request.extra_inputs, _deadline(context), _on_cancel(context)
-            ):
-                yield lm_pb2.GenerateStreamResponse(
-                    items=[
-                        lm_pb2.GenerateStreamItem(text=text, prefix_len=kept, scores=[score])
-                        for text, kept, score in items
-                    ]
-                )
+            )
 
     def Score(  # noqa: N802
         self, request: lm_pb2.ScoreRequest, context: grpc.ServicerContext

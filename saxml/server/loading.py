@@ -234,6 +234,7 @@ def engine_options(
         top_k=1 if beam or greedy_only else params.TOP_K,
         num_candidates=beam.num_candidates if beam else 0,
         stop_ids=params.stop_ids,
+        max_logprobs=min(params.MAX_LOGPROBS, config.vocab_size),
         prefix_cache=params.PREFIX_CACHE,
         # A CPU would read a step with the cores that compute the next one.
         run_ahead=jax.default_backend() != "cpu",

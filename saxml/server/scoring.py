@@ -34,12 +34,18 @@ class Scoring:
         for request in [*self._requests]:
             self._engine.cancel(request)
 
-    def run(self, encoded: Sequence[tuple[Ints, Ints]]) -> list[Hypothesis]:
+    def run(
+        self, encoded: Sequence[tuple[Ints, Ints]], *, logprobs: int = 0, cache_read: bool = True
+    ) -> list[Hypothesis]:
         """What TextCodec.scored gives -> the targets with the sum of their log-probabilities, in
-        the same order. Raises what Engine.submit and its requests raise."""
+        the same order. For logprobs see ScoreDecoder, for cache_read Engine.submit.
+
+        Raises what Engine.submit and its requests raise.
+        """
         try:
             for inputs, targets in encoded:
-                self._requests.append(self._submit(inputs, targets))
+                decoder = ScoreDecoder(targets, logprobs=logprobs)
+                self._requests.append(self._submit(inputs, decoder, cache_read))
                 if self._cancelled:  # perhaps before this one was in the list
                     self.cancel()
             return [request.future.result()[0] for request in self._requests]
@@ -47,15 +53,16 @@ class Scoring:
             self.cancel()
             raise
 
-    def _submit(self, inputs: Ints, targets: Ints) -> Request:
+    def _submit(self, inputs: Ints, decoder: ScoreDecoder, cache_read: bool) -> Request:
         while True:
             try:
                 return self._engine.submit(
                     inputs,
-                    ScoreDecoder(targets),
+                    decoder,
                     deadline=self._deadline,
                     priority=self._asked.priority,
                     cache_salt=self._asked.cache_salt,
+                    cache_read=cache_read,
                 )
             except errors.ResourceExhaustedError:
                 own = next((r for r in self._requests if not r.future.done()), None)

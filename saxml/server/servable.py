@@ -7,7 +7,7 @@ from saxml.common import errors
 from saxml.engine.gradient import Gradient
 from saxml.engine.heartbeat import Stall
 from saxml.engine.metrics import EngineMetrics, Gauges
-from saxml.proto import common_pb2
+from saxml.proto import common_pb2, lm_pb2
 from saxml.server.stats import MethodStats
 
 # Called with what ends a request early; the transport has it run when the client goes away.
@@ -39,14 +39,14 @@ class Servable(Protocol):
 
     def generate(
         self, text: str, extra: common_pb2.ExtraInputs, deadline: float, on_cancel: OnCancel
-    ) -> list[tuple[str, float]]:
-        """(text, score) of each beam or sample, best first."""
+    ) -> lm_pb2.GenerateResponse:
+        """All beams or samples, best first."""
 
     def generate_stream(
         self, text: str, extra: common_pb2.ExtraInputs, deadline: float, on_cancel: OnCancel
-    ) -> Iterator[list[tuple[str, int, float]]]:
-        """(new text, characters of the text so far that stay, what is added to the score) of each
-        sample or beam, as it comes."""
+    ) -> Iterator[lm_pb2.GenerateStreamResponse]:
+        """What is new of each sample or beam, as it comes: results[i] = results[i][:prefix_len] +
+        text, counted in characters; scores are added up."""
 
     def score(
         self,

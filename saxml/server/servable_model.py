@@ -15,7 +15,7 @@ from saxml.engine.embedding import EmbedDecoder
 from saxml.engine.gradient import Gradient
 from saxml.engine.heartbeat import Stall
 from saxml.engine.metrics import EngineMetrics, Gauges
-from saxml.proto import common_pb2
+from saxml.proto import common_pb2, lm_pb2
 from saxml.server import extra_inputs, loading
 from saxml.server.generate_inputs import GenerateInputs, RequestInputs
 from saxml.server.generation import Generation, geometric_mean
@@ -100,24 +100,23 @@ class LmServable:
 
     def generate(
         self, text: str, extra: common_pb2.ExtraInputs, deadline: float, on_cancel: OnCancel
-    ) -> list[tuple[str, float]]:
-        """(text, score) of each beam or sample, best first."""
+    ) -> lm_pb2.GenerateResponse:
+        """All beams or samples, best first."""
         with self._asked(GENERATE, extra) as asked:
             run = self._generation.run(text, asked, deadline, on_cancel, follow=False)
             with run as running:
                 for _ in running.follow():
                     pass
-                found = running.answers.results()
-            if self._params.SORT_SAMPLES and not self._params.USE_BEAM_SEARCH:
-                found.sort(key=lambda result: -result[1])
-            return found
+                return running.response(
+                    sort=self._params.SORT_SAMPLES and not self._params.USE_BEAM_SEARCH
+                )
 
     def generate_stream(
         self, text: str, extra: common_pb2.ExtraInputs, deadline: float, on_cancel: OnCancel
-    ) -> Iterator[list[tuple[str, int, float]]]:
-        """Yields, after every STREAM_INTERVAL_STEPS steps and at the end, (new text, characters of
-        the text so far that stay, what is added to the score) of each sample, in its place, or of
-        the best beams so far, best first (see BeamDecoder). No text ends inside a character."""
+    ) -> Iterator[lm_pb2.GenerateStreamResponse]:
+        """Yields, after every STREAM_INTERVAL_STEPS steps and at the end, what is new of each
+        sample, in its place, or of the best beams so far, best first (see BeamDecoder). No text
+        ends inside a character."""
         with self._asked(GENERATE_STREAM, extra) as asked:
             run = self._generation.run(text, asked, deadline, on_cancel, follow=True)
             with run as running:
@@ -125,8 +124,8 @@ class LmServable:
                 for steps in running.follow():
                     if steps - told >= self._params.STREAM_INTERVAL_STEPS:
                         told = steps
-                        yield running.answers.changes()
-                yield running.answers.changes()
+                        yield running.changes()
+                yield running.changes()
 
     def score(
         self,

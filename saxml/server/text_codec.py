@@ -118,6 +118,13 @@ class TextCodec:
             return _TextStream(self._tokenizer, eos if len(eos) == 1 else ())
         return _TextStream(self._tokenizer, self._params.stop_ids)
 
+    def token_bytes(self, token: int) -> bytes:
+        """What a token stands for in a text; nothing where answers are ids."""
+        if self._params.TOKENIZED_OUTPUT:
+            return b""
+        assert self._tokenizer is not None
+        return self._tokenizer.token_bytes(token)
+
     def answer_prefix(self, text: str) -> str:
         """What the answers to a prompt begin with (INCLUDE_PREFIX_IN_RESULT)."""
         if not self._params.INCLUDE_PREFIX_IN_RESULT:

@@ -12,7 +12,7 @@ from absl import app, flags
 from saxml.common import errors, log
 from saxml.common.clock import SystemClock
 from saxml.common.names import CellId
-from saxml.proto import admin_pb2, common_pb2
+from saxml.proto import admin_pb2, common_pb2, lm_pb2
 from saxml.server.lifecycle import ModelTable
 from saxml.server.servable import OnCancel
 from saxml.server.serving import ModelServer
@@ -27,13 +27,14 @@ _DRAIN_S = 5.0
 class _Adder(FakeServable):
     def generate(
         self, text: str, extra: common_pb2.ExtraInputs, deadline: float, on_cancel: OnCancel
-    ) -> list[tuple[str, float]]:
+    ) -> lm_pb2.GenerateResponse:
         with self.stats["lm.generate"].admit(self.key):
             time.sleep(random.uniform(0.0, 0.05))
             try:
-                return [(str(sum(int(n) for n in text.split("+"))), 0.0)]
+                total = sum(int(n) for n in text.split("+"))
             except ValueError:
                 raise errors.InvalidArgumentError(f"{text!r} is no sum") from None
+            return lm_pb2.GenerateResponse(texts=[lm_pb2.DecodedText(text=str(total))])
 
 
 def _build(key: str, path: str, checkpoint: str, overrides: Mapping[str, str]) -> _Adder:

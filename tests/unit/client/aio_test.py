@@ -368,6 +368,7 @@ def test_each_loop_needs_a_model_of_its_own(server: StubServer) -> None:
 
 def test_every_name_of_sax_has_a_twin() -> None:
     data = {"AdminOptions", "ModelDetail", "ModelOptions", "ModelServerTypeStat", "Options"}
+    data |= {"Generated", "Generation", "ScoredToken", "TokenLogProb"}
     assert {*sax.__all__} - data - {"SaxError", "aio"} == {*sax.aio.__all__}
     for kind in ("Admin", "LanguageModel", "Model"):
         mine = {n for n in dir(getattr(sax, kind)) if not n.startswith("_")}

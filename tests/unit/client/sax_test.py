@@ -1,3 +1,4 @@
+import asyncio
 import copy
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -67,6 +68,25 @@ def test_stream_calls_back_and_says_which_is_last(server: StubServer) -> None:
         (False, [("c", 1, [-3.0])]),
         (True, []),
     ]
+
+
+def test_tokens_with_their_log_probabilities(server: StubServer) -> None:
+    best = [lm_pb2.TokenLogProb(id=7, token=b"\xf0", logp=-0.25)]
+    token = lm_pb2.ScoredToken(id=5, token=b"a", logp=-0.5, best=best)
+    server.answers = [lm_pb2.DecodedText(text="a", score=-0.5, tokens=[token])]
+    server.prompt_tokens = [lm_pb2.ScoredToken(id=3, token=b"hi")]
+    known = sax.ScoredToken(5, b"a", -0.5, (sax.TokenLogProb(7, b"\xf0", -0.25),))
+    wanted = sax.Generation(
+        (sax.Generated("a", -0.5, (known,)),), (sax.ScoredToken(3, b"hi", None, ()),)
+    )
+    with sax.Model(MODEL) as model:
+        assert model.LM().GenerateDetail("hi") == wanted
+
+    async def main() -> None:
+        async with sax.aio.Model(MODEL) as model:
+            assert await model.LM().GenerateDetail("hi") == wanted
+
+    asyncio.run(main())
 
 
 def test_language_model_outlives_the_name_of_its_model(server: StubServer) -> None:

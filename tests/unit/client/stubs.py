@@ -226,6 +226,7 @@ class StubServer(_Scripted, lm_pb2_grpc.LMServiceServicer, modelet_pb2_grpc.Mode
         self.chunks: list[lm_pb2.GenerateStreamResponse] = []
         self.stream_error: grpc.StatusCode | None = None
         self.answers = [lm_pb2.DecodedText(text=name, score=-0.5)]
+        self.prompt_tokens: list[lm_pb2.ScoredToken] = []
         self.scores: list[float] = [-1.5]
         self.loaded: set[str] = set()
         self.release = threading.Event()
@@ -251,7 +252,7 @@ class StubServer(_Scripted, lm_pb2_grpc.LMServiceServicer, modelet_pb2_grpc.Mode
     def Generate(self, request: Any, context: grpc.ServicerContext) -> lm_pb2.GenerateResponse:
         self.seen("Generate", request, context)
         self.release.wait(20)
-        return lm_pb2.GenerateResponse(texts=self.answers)
+        return lm_pb2.GenerateResponse(texts=self.answers, prompt_tokens=self.prompt_tokens)
 
     def GenerateStream(
         self, request: Any, context: grpc.ServicerContext

@@ -10,7 +10,7 @@ from saxml.common.clock import SystemClock
 from saxml.engine.gradient import Gradient
 from saxml.engine.heartbeat import Stall
 from saxml.engine.metrics import EngineMetrics, Gauges
-from saxml.proto import common_pb2
+from saxml.proto import common_pb2, lm_pb2
 from saxml.server.servable import OnCancel
 from saxml.server.stats import MethodStats
 
@@ -35,18 +35,19 @@ class FakeServable:
 
     def generate(
         self, text: str, extra: common_pb2.ExtraInputs, deadline: float, on_cancel: OnCancel
-    ) -> list[tuple[str, float]]:
+    ) -> lm_pb2.GenerateResponse:
         with self.stats["lm.generate"].admit(self.key):
             self.gate.wait(30)
-            return [(text, -1.0)]
+            return lm_pb2.GenerateResponse(texts=[lm_pb2.DecodedText(text=text, score=-1.0)])
 
     def generate_stream(
         self, text: str, extra: common_pb2.ExtraInputs, deadline: float, on_cancel: OnCancel
-    ) -> Iterator[list[tuple[str, int, float]]]:
+    ) -> Iterator[lm_pb2.GenerateStreamResponse]:
         with self.stats["lm.generate_stream"].admit(self.key):
             for place, character in enumerate(text):
                 self.gate.wait(30)
-                yield [(character, place, -1.0)]
+                item = lm_pb2.GenerateStreamItem(text=character, prefix_len=place, scores=[-1.0])
+                yield lm_pb2.GenerateStreamResponse(items=[item])
 
     def score(
         self,

@@ -16,6 +16,7 @@ from saxml.proto import common_pb2
 from saxml.server import configs, registry
 from saxml.server.loading import LoadOptions
 from saxml.server.servable_model import LmServable
+from tests.unit.server.messages import changes, pairs
 from tools.convert.llama import convert_llama
 
 NEVER = math.inf
@@ -63,7 +64,7 @@ def extra(**sent: Any) -> common_pb2.ExtraInputs:
 
 
 def ask(servable: LmServable, prompt: str = PROMPT, **sent: Any) -> list[tuple[str, float]]:
-    return servable.generate(prompt, extra(**sent), NEVER, ignore)
+    return pairs(servable.generate(prompt, extra(**sent), NEVER, ignore))
 
 
 def ids_of(answer: tuple[str, float]) -> list[int]:
@@ -94,7 +95,7 @@ def test_samples_are_as_many_as_asked_for_and_sorted(servable: LmServable) -> No
     assert ask(servable, num_samples=4, temperature=2.0, seed=3) == found
     streamed = ["", "", "", ""]
     sent = extra(num_samples=4, temperature=2.0, seed=3)
-    for items in servable.generate_stream(PROMPT, sent, NEVER, ignore):
+    for items in changes(servable.generate_stream(PROMPT, sent, NEVER, ignore)):
         streamed = [t[:kept] + new for t, (new, kept, _) in zip(streamed, items, strict=True)]
     # In their places there, by score here.
     assert sorted(streamed) == sorted(answer for answer, _ in found)
@@ -209,7 +210,7 @@ class Waiting:
 
         def run() -> None:
             try:
-                answers = self._servable.generate(prompt, extra(**sent), NEVER, on_cancel)
+                answers = pairs(self._servable.generate(prompt, extra(**sent), NEVER, on_cancel))
                 self.answers[name] = answers
                 self.ended.append(name)
             except errors.CancelledError:

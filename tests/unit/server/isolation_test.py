@@ -22,6 +22,7 @@ from saxml.server.loading import LoadOptions
 from saxml.server.servable_model import LmServable
 from saxml.server.text_codec import TextCodec
 from saxml.tokenizer.bpe import byte_level_bpe
+from tests.unit.server.messages import changes, pairs
 from tools.convert.llama import convert_llama
 
 PROMPTS = ["Hello", "one two", "abc"]
@@ -63,9 +64,9 @@ def servable(
 def texts(servable: LmServable, prompt: str, *, stream: bool) -> list[str]:
     extra, never = common_pb2.ExtraInputs(), math.inf
     if not stream:
-        return [text for text, _ in servable.generate(prompt, extra, never, ignore)]
+        return [text for text, _ in pairs(servable.generate(prompt, extra, never, ignore))]
     found = ["", ""]
-    for items in servable.generate_stream(prompt, extra, never, ignore):
+    for items in changes(servable.generate_stream(prompt, extra, never, ignore)):
         found = [t[:kept] + new for t, (new, kept, _) in zip(found, items, strict=True)]
     return found
 

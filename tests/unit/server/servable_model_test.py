@@ -19,6 +19,7 @@ from saxml.server.loading import LoadOptions
 from saxml.server.servable_model import LmServable
 from saxml.tokenizer.bpe import byte_level_bpe
 from tests.unit.engine.brute_force_beam import beam_search
+from tests.unit.server.messages import changes, pairs
 from tools.convert.gptj import convert_gptj
 from tools.convert.llama import convert_llama
 
@@ -82,7 +83,7 @@ def test_greedy_ids_are_those_of_hugging_face(
     for index in range(3):
         prompt, wanted = golden[f"prompt_{index}"], golden[f"greedy_{index}"]
         sent = common_pb2.ExtraInputs(items={"per_example_max_decode_steps": len(wanted)})
-        (answer,) = greedy.generate(text(prompt), sent, NEVER, ignore)
+        (answer,) = pairs(greedy.generate(text(prompt), sent, NEVER, ignore))
         assert answer[0] == text(wanted)
 
 
@@ -126,7 +127,7 @@ def test_beams_are_those_of_brute_force(
     golden = np.load(GOLDEN / checkpoint[0] / "golden.npz")
     prompt = golden["prompt_1"]
     vocab = golden["logits_0"].shape[1]
-    found = beams.generate(text(prompt), common_pb2.ExtraInputs(), NEVER, ignore)
+    found = pairs(beams.generate(text(prompt), common_pb2.ExtraInputs(), NEVER, ignore))
     known: dict[tuple[int, ...], np.ndarray] = {}
 
     def logits_of(tokens: list[int]) -> np.ndarray:
@@ -155,8 +156,8 @@ def test_beams_are_those_of_brute_force(
 
 def test_stream_adds_up_to_the_answer(checkpoint: tuple[str, str], greedy: LmServable) -> None:
     prompt = text(np.load(GOLDEN / checkpoint[0] / "golden.npz")["prompt_2"])
-    (answer,) = greedy.generate(prompt, common_pb2.ExtraInputs(), NEVER, ignore)
-    stream = list(greedy.generate_stream(prompt, common_pb2.ExtraInputs(), NEVER, ignore))
+    (answer,) = pairs(greedy.generate(prompt, common_pb2.ExtraInputs(), NEVER, ignore))
+    stream = list(changes(greedy.generate_stream(prompt, common_pb2.ExtraInputs(), NEVER, ignore)))
     (found,) = put_together(stream)
     assert found[0] == answer[0]
     assert found[1] == pytest.approx(answer[1], abs=1e-4)
@@ -164,9 +165,9 @@ def test_stream_adds_up_to_the_answer(checkpoint: tuple[str, str], greedy: LmSer
 
 
 def test_stream_of_beams_ends_with_the_answer(beams: LmServable) -> None:
-    stream = list(beams.generate_stream("5,6,7", common_pb2.ExtraInputs(), NEVER, ignore))
+    stream = list(changes(beams.generate_stream("5,6,7", common_pb2.ExtraInputs(), NEVER, ignore)))
     found = put_together(stream)
-    wanted = beams.generate("5,6,7", common_pb2.ExtraInputs(), NEVER, ignore)
+    wanted = pairs(beams.generate("5,6,7", common_pb2.ExtraInputs(), NEVER, ignore))
     assert [answer for answer, _ in found] == [answer for answer, _ in wanted]
     assert [score for _, score in found] == pytest.approx([score for _, score in wanted], rel=1e-12)
     assert len(stream) == BEAM_STEPS
@@ -206,18 +207,18 @@ def test_stop_string_ends_answers_and_streams_alike(speaking: LmServable) -> Non
     def ask(stop: str) -> common_pb2.ExtraInputs:
         return common_pb2.ExtraInputs(items=sampled, strings={"stop": stop})
 
-    ((whole, score),) = speaking.generate("Hello", ask(""), NEVER, ignore)
+    ((whole, score),) = pairs(speaking.generate("Hello", ask(""), NEVER, ignore))
     assert len(whole) > 12
     for stop in (whole[5:7], whole[:1], whole[9:12] + "\n" + whole[2:4], "\ufffe"):
         if "" in stop.split("\n"):
             continue
-        found = speaking.generate("Hello", ask(stop), NEVER, ignore)
+        found = pairs(speaking.generate("Hello", ask(stop), NEVER, ignore))
         places = [whole.find(s) for s in stop.split("\n")]
         wanted = whole[: min((p for p in places if p >= 0), default=len(whole))]
         assert found[0][0] == wanted
         assert found[0][1] > score or wanted == whole
         streamed = ""
-        messages = list(speaking.generate_stream("Hello", ask(stop), NEVER, ignore))
+        messages = list(changes(speaking.generate_stream("Hello", ask(stop), NEVER, ignore)))
         for ((new, kept, _),) in messages:
             assert kept == len(streamed)
             streamed += new
@@ -228,7 +229,7 @@ def test_stop_string_ends_answers_and_streams_alike(speaking: LmServable) -> Non
 def test_stream_sends_a_message_every_interval(speaking: LmServable) -> None:
     extra = common_pb2.ExtraInputs(items={"per_example_max_decode_steps": 7})
     # After the third and the sixth step, and at the end.
-    assert len(list(speaking.generate_stream("Hello", extra, NEVER, ignore))) == 3
+    assert len(list(changes(speaking.generate_stream("Hello", extra, NEVER, ignore)))) == 3
 
 
 def test_client_that_goes_away_ends_its_request(greedy: LmServable) -> None:

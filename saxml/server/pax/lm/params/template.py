@@ -66,6 +66,8 @@ class CommonServingTemplate:
     # may bring up to MAX_STOP_STRINGS more.
     STOP_STRINGS: Any = None
     MAX_STOP_STRINGS: Any = 16
+    # Most likely tokens of each place whose log-probabilities a request may ask for.
+    MAX_LOGPROBS: Any = 20
     # What to tokenise with, if not with what lies beside the weights; SPM_MODEL is another name.
     VOCABULARY_PATH: Any = None
     SPM_MODEL: Any = None
