@@ -16,6 +16,7 @@ __all__: list[str] = [
     "levels",
     "pack",
     "packed_units",
+    "place_scales",
     "set_level",
 ]
 
@@ -66,14 +67,26 @@ def pack(
     """
     Write a block of a matrix into packed u32[packed_units], which was zero at first.
 
-    values: f32[rows, columns], or bfloat16 seen as uint16, with any strides. layout "gate"
-    and "up": the two halves of columns that are multiplied with each other. int8 needs
-    the scale of column_scales and adds to sum. ValueError for what does not lie inside.
+    values: f32[rows, columns], or bfloat16 seen as uint16, with any strides; in a matrix of
+    int8 also int8, which is kept as it is. layout "gate" and "up": the two halves of columns
+    that are multiplied with each other. int8 needs the scale of column_scales or place_scales
+    and adds to sum. ValueError for what does not lie inside.
     """
 
 def packed_units(element: str, depth: int, columns: int) -> int:
     """
     Units of 32 bits of a packed matrix; element is float32, bfloat16 or int8.
+    """
+
+def place_scales(
+    scale: numpy.typing.NDArray[numpy.float32],
+    columns: int,
+    own: numpy.typing.NDArray[numpy.float32],
+    first_column: int = 0,
+    layout: str = "plain",
+) -> None:
+    """
+    Set scale[c], f32[columns to a multiple of 32], to own f32[n] of n columns.
     """
 
 def set_level(name: str) -> None:

@@ -3,11 +3,13 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 #include <limits>
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "native/kernels/level.h"
@@ -76,7 +78,7 @@ class LinearTest : public testing::TestWithParam<Level> {
     packed.sum.resize(padded);
     packed.weights = {element,          depth, columns, packed.units.data(), packed.scale.data(),
                       packed.sum.data()};
-    const Block all = {w.data(), Format::kF32, depth, columns, static_cast<size_t>(columns), 1};
+    const Block all = {w.data(), Number::kF32, depth, columns, static_cast<size_t>(columns), 1};
     if (element == Element::kInt8) ColumnScales(packed.weights, all, packed.scale.data());
     Pack(packed.weights, all, packed.units.data(), packed.scale.data(), packed.sum.data());
     return packed;
@@ -224,7 +226,7 @@ TEST_P(LinearTest, GatedColumnsGoInPairs) {
   const Weights weights = {Element::kF32, depth, 2 * half, units.data()};
   for (const auto& [values, layout] : {std::pair{&gate, Layout::kGate}, {&up, Layout::kUp}}) {
     Pack(weights,
-         {values->data(), Format::kF32, depth, half, half, 1, /*first_row=*/0, /*first_column=*/0,
+         {values->data(), Number::kF32, depth, half, half, 1, /*first_row=*/0, /*first_column=*/0,
           layout},
          units.data());
   }
@@ -294,6 +296,41 @@ TEST(LinearCheckTest, SizesThatDoNotFitAreRefused) {
   linear.outputs[1] = {.columns = 16};
   linear.num_outputs = 2;
   EXPECT_THROW(Compute(linear, &serial), std::invalid_argument);
+}
+
+// What was made into int8 elsewhere is packed as it is: the result is that of the values it stands
+// for, packed here.
+TEST(PackTest, IntegersAndTheirScalesAreTakenOver) {
+  const int depth = 9, columns = 70;
+  std::mt19937 random(3);
+  std::vector<int8_t> integers(depth * columns);
+  for (auto& value : integers) value = static_cast<int8_t>(static_cast<int>(random() % 255) - 127);
+  Floats own(columns), values(depth * columns);
+  for (int c = 0; c < columns; ++c) {
+    integers[c] = 127;  // so that the scale found here is the same
+    own[c] = std::ldexp(1.0f, -static_cast<int>(random() % 8));
+    for (int k = 0; k < depth; ++k) values[k * columns + c] = integers[k * columns + c] * own[c];
+  }
+  for (Layout layout : {Layout::kPlain, Layout::kGate, Layout::kUp}) {
+    const Weights matrix = {Element::kInt8, depth, 192};
+    const auto pack = [&](const void* data, Number number) {
+      const Block block = {data, number, depth, columns, columns, 1, 0, 16, layout};
+      std::vector<uint32_t> units(PackedUnits(Element::kInt8, depth, matrix.columns));
+      Floats scale(matrix.columns);
+      std::vector<int32_t> sum(matrix.columns);
+      if (number == Number::kInt8) {
+        PlaceScales(matrix, block, own.data(), scale.data());
+      } else {
+        ColumnScales(matrix, block, scale.data());
+      }
+      Pack(matrix, block, units.data(), scale.data(), sum.data());
+      return std::tuple(units, scale, sum);
+    };
+    EXPECT_EQ(pack(integers.data(), Number::kInt8), pack(values.data(), Number::kF32));
+  }
+  std::vector<uint32_t> units(PackedUnits(Element::kBf16, depth, columns));
+  const Block block = {integers.data(), Number::kInt8, depth, columns, columns, 1};
+  EXPECT_THROW(Pack({Element::kBf16, depth, columns}, block, units.data()), std::invalid_argument);
 }
 
 TEST(LevelTest, NamesThatAreNoneListThoseThatAre) {

@@ -12,11 +12,19 @@ namespace {
 
 float Value(const Block& block, int row, int column) {
   const size_t place = row * block.row_stride + column * block.column_stride;
-  if (block.format == Format::kF32) return static_cast<const float*>(block.values)[place];
+  if (block.number == Number::kF32) return static_cast<const float*>(block.values)[place];
+  if (block.number == Number::kInt8) return static_cast<const int8_t*>(block.values)[place];
   const uint32_t bits = uint32_t{static_cast<const uint16_t*>(block.values)[place]} << 16;
   float value;
   std::memcpy(&value, &bits, 4);
   return value;
+}
+
+// The integer that stands for a value where the column's scale is `scale`.
+int8_t Integer(const Block& block, float value, float scale) {
+  if (block.number == Number::kInt8) return static_cast<int8_t>(value);
+  const float scaled = scale > 0 ? std::nearbyint(value / scale) : 0;
+  return static_cast<int8_t>(std::clamp(scaled, -127.0f, 127.0f));
 }
 
 // Rounded to the nearest, ties to even; NaN stays NaN.
@@ -42,6 +50,9 @@ void Check(const Weights& matrix, const Block& block) {
         "a block of ", block.rows, " x ", block.columns, " at ", block.first_row, ", ",
         block.first_column, " does not lie in a matrix of ", matrix.depth, " x ", matrix.columns));
   }
+  if (block.number == Number::kInt8 && matrix.element != Element::kInt8) {
+    throw std::invalid_argument("int8 values are for a matrix of int8");
+  }
 }
 
 // A panel's columns together: they lie in the same lines of what is written.
@@ -65,6 +76,11 @@ void ColumnScales(const Weights& matrix, const Block& block, float* scale) {
   });
 }
 
+void PlaceScales(const Weights& matrix, const Block& block, const float* own, float* scale) {
+  Check(matrix, block);
+  for (int i = 0; i < block.columns; ++i) scale[PackedColumn(block, i)] = own[i];
+}
+
 void Pack(const Weights& matrix, const Block& block, uint32_t* packed, const float* scale,
           int32_t* sum) {
   Check(matrix, block);
@@ -83,10 +99,9 @@ void Pack(const Weights& matrix, const Block& block, uint32_t* packed, const flo
         break;
       }
       case Element::kInt8: {
-        const float scaled = scale[c] > 0 ? std::nearbyint(value / scale[c]) : 0;
-        const auto rounded = static_cast<int8_t>(std::clamp(scaled, -127.0f, 127.0f));
-        std::memcpy(reinterpret_cast<int8_t*>(unit) + k % count, &rounded, 1);
-        sum[c] += rounded;
+        const int8_t integer = Integer(block, value, scale[c]);
+        std::memcpy(reinterpret_cast<int8_t*>(unit) + k % count, &integer, 1);
+        sum[c] += integer;
         break;
       }
     }

@@ -38,10 +38,13 @@ enum class Layout {
   kUp,     // or to the second: Activation::kSiluGated takes them in pairs
 };
 
-// A piece of a matrix: values[row * stride + column], in float32 or bfloat16.
+// Numbers of a block. kInt8 are packed as they are, and as int8 only.
+enum class Number { kF32, kBf16, kInt8 };
+
+// A piece of a matrix: values[row * row_stride + column * column_stride].
 struct Block {
   const void* values;
-  Format format;
+  Number number;
   int rows;
   int columns;
   size_t row_stride;
@@ -52,13 +55,17 @@ struct Block {
 };
 
 // Writes a block into `packed`, which was zero at first. For kInt8, scale[c] of the packed columns
-// must be set (see ColumnScales) and sum[c] is added to. Throws std::invalid_argument for a block
-// that lies outside.
+// must be set (see ColumnScales and PlaceScales) and sum[c] is added to. Throws
+// std::invalid_argument for a block that lies outside, and for one of kInt8 in another matrix.
 void Pack(const Weights& matrix, const Block& block, uint32_t* packed, const float* scale = nullptr,
           int32_t* sum = nullptr);
 
 // Raises scale[c], of the packed columns, to what this block needs: its largest magnitude / 127.
 void ColumnScales(const Weights& matrix, const Block& block, float* scale);
+
+// Sets scale[c], of the packed columns, to own[i] of the block's columns: those that its integers
+// were made with.
+void PlaceScales(const Weights& matrix, const Block& block, const float* own, float* scale);
 
 }  // namespace sax::kernels
 

@@ -40,18 +40,20 @@ Layout LayoutOf(const std::string& name) {
   throw std::invalid_argument(StrCat("layout ", name, " is none of plain, gate, up"));
 }
 
-// float32, or the bits of bfloat16 as uint16.
+Number NumberOf(const py::dtype& dtype) {
+  if (dtype.is(py::dtype::of<float>())) return Number::kF32;
+  if (dtype.is(py::dtype::of<uint16_t>())) return Number::kBf16;
+  if (dtype.is(py::dtype::of<int8_t>())) return Number::kInt8;
+  throw std::invalid_argument("a block is float32, int8, or bfloat16 seen as uint16");
+}
+
 Block BlockOf(const py::array& values, int first_row, int first_column, const std::string& layout) {
   if (values.ndim() != 2) throw std::invalid_argument("a block has two dimensions");
-  const bool half = values.dtype().is(py::dtype::of<uint16_t>());
-  if (!half && !values.dtype().is(py::dtype::of<float>())) {
-    throw std::invalid_argument("a block is float32, or bfloat16 seen as uint16");
-  }
   const auto stride = [&](int axis) {
     return static_cast<size_t>(values.strides(axis) / values.itemsize());
   };
   return {values.data(),
-          half ? Format::kBf16 : Format::kF32,
+          NumberOf(values.dtype()),
           static_cast<int>(values.shape(0)),
           static_cast<int>(values.shape(1)),
           stride(0),
@@ -79,6 +81,21 @@ void ColumnScalesOf(Floats scale, int depth, int columns, const py::array& value
   float* const to = scale.mutable_data();
   py::gil_scoped_release release;
   ColumnScales({.element = Element::kInt8, .depth = depth, .columns = columns}, block, to);
+}
+
+void PlaceScalesOf(Floats scale, int columns, const Floats& own, int first_column,
+                   const std::string& layout) {
+  RequireSize("scale", scale, PaddedColumns(columns));
+  const Block block = {.values = nullptr,
+                       .number = Number::kInt8,
+                       .rows = 0,
+                       .columns = static_cast<int>(own.size()),
+                       .row_stride = 0,
+                       .column_stride = 0,
+                       .first_column = first_column,
+                       .layout = LayoutOf(layout)};
+  PlaceScales({.element = Element::kInt8, .columns = columns}, block, own.data(),
+              scale.mutable_data());
 }
 
 void PackInto(Units packed, const std::string& element, int depth, int columns,
@@ -143,15 +160,19 @@ PYBIND11_MODULE(kernels, m) {
       py::arg("columns"), py::arg("values"), py::arg("first_column") = 0,
       py::arg("layout") = "plain",
       R"(Raise scale[c], f32[columns to a multiple of 32], to what int8 needs for these values.)");
+  m.def("place_scales", &PlaceScalesOf, py::arg("scale").noconvert(), py::arg("columns"),
+        py::arg("own").noconvert(), py::arg("first_column") = 0, py::arg("layout") = "plain",
+        R"(Set scale[c], f32[columns to a multiple of 32], to own f32[n] of n columns.)");
   m.def("pack", &PackInto, py::arg("packed").noconvert(), py::arg("element"), py::arg("depth"),
         py::arg("columns"), py::arg("values"), py::arg("first_row") = 0,
         py::arg("first_column") = 0, py::arg("layout") = "plain",
         py::arg("scale").noconvert() = py::none(), py::arg("sum").noconvert() = py::none(),
         R"(Write a block of a matrix into packed u32[packed_units], which was zero at first.
 
-values: f32[rows, columns], or bfloat16 seen as uint16, with any strides. layout "gate"
-and "up": the two halves of columns that are multiplied with each other. int8 needs
-the scale of column_scales and adds to sum. ValueError for what does not lie inside.)");
+values: f32[rows, columns], or bfloat16 seen as uint16, with any strides; in a matrix of
+int8 also int8, which is kept as it is. layout "gate" and "up": the two halves of columns
+that are multiplied with each other. int8 needs the scale of column_scales or place_scales
+and adds to sum. ValueError for what does not lie inside.)");
 }
 
 }  // namespace
