@@ -149,25 +149,26 @@ class SampleDecoder:
         going_on = [
             index
             for index, sample in enumerate(self._alive)
-            if not whole and sample not in self._ended and not self._stops(sample)
+            if not whole
+            and sample not in self._ended
+            and not self.stops(self._tokens[sample, : self._length])
         ]
         kept = np.array(going_on, np.int32)
         self._alive = [self._alive[index] for index in going_on]
         self._samples = self._samples[kept]
         return Continue(seqs[kept], chosen[kept], self._samples) if going_on else None
 
-    def _stops(self, sample: int) -> bool:
-        """Whether a sample ends with its last token."""
-        token = int(self._tokens[sample, self._length - 1])
-        if token in self.stop_ids:
+    def stops(self, tokens: Ints) -> bool:
+        """Whether the last of a sample's tokens i32[n] ends it; n is 1 or more."""
+        last = int(tokens[-1])
+        if last in self.stop_ids:
             return True
-        if self._length <= self._min_steps:
+        if len(tokens) <= self._min_steps:
             return False
         return any(
-            len(sequence) <= self._length
-            and self._tokens[sample, self._length - len(sequence) : self._length].tolist()
-            == sequence
-            for sequence in self._sequences.get(token, ())
+            len(sequence) <= len(tokens)
+            and tokens[len(tokens) - len(sequence) :].tolist() == sequence
+            for sequence in self._sequences.get(last, ())
         )
 
     def end(self, sample: int) -> bool:

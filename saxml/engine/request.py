@@ -69,10 +69,11 @@ class Request:
         most = self.decoder.max_new_tokens
         if most == 0:
             return Reason.DONE
-        stops = model_stop_ids
+        longest = [r.tokens for r in results if len(r.tokens) == most]
         if isinstance(self.decoder, SampleDecoder):
-            stops = self.decoder.stop_ids
-        cut = any(len(r.tokens) == most and int(r.tokens[-1]) not in stops for r in results)
+            cut = not all(map(self.decoder.stops, longest))
+        else:
+            cut = any(int(tokens[-1]) not in model_stop_ids for tokens in longest)
         return Reason.LENGTH if cut else Reason.STOP
 
 

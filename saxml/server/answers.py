@@ -14,9 +14,9 @@ _NO_TOKENS = np.empty(0, np.int32)
 class Answers:
     """One answer for each sample or beam; used by one thread, that of the request's owner.
 
-    An answer ends before the first of `stops` in it; its score is then that of the tokens up to the
-    one which completed the stop string. What could still become a stop string is held back, and
-    no more.
+    An answer ends before the first of `stops` behind its first min_tokens tokens; its score is then
+    that of the tokens up to the one which completed the stop string. What could still become a
+    stop string is held back, and no more.
     """
 
     def __init__(
@@ -28,10 +28,13 @@ class Answers:
         prefix: str,
         score_of: Callable[[Hypothesis], float],
         eos: Sequence[int] = (),
+        min_tokens: int = 0,
     ) -> None:
         """prefix: what each text begins with; stop strings are not looked for in it. eos: what ends
         the tokens instead of a stop token, if not empty."""
-        self._answers = [_Answer(lambda: codec.stream(eos), stops, prefix) for _ in range(count)]
+        self._answers = [
+            _Answer(lambda: codec.stream(eos), stops, prefix, min_tokens) for _ in range(count)
+        ]
         # What each answer was made of.
         self._hypotheses: list[Hypothesis] = []
         self._score_of = score_of
@@ -79,11 +82,16 @@ class Answers:
 
 class _Answer:
     def __init__(
-        self, new_stream: Callable[[], AnswerStream], stops: Sequence[str], prefix: str
+        self,
+        new_stream: Callable[[], AnswerStream],
+        stops: Sequence[str],
+        prefix: str,
+        min_tokens: int,
     ) -> None:
         self._new_stream = new_stream
         self._stops = list(stops)
         self._prefix = prefix
+        self._min_tokens = min_tokens
         self._tokens = _NO_TOKENS
         self._over = False
         self.score = 0.0
@@ -127,12 +135,17 @@ class _Answer:
         self._stream = self._new_stream()
         self._matcher = native.StopMatcher(self._stops)
         self._tokens = _NO_TOKENS
+        self._fed = 0
         self._over = False
         self.text = self._prefix
 
     def _feed(self, ids: Ints) -> None:
-        if len(ids):
-            self.text += self._matcher.feed(self._stream.feed(ids))
+        free = min(len(ids), max(0, self._min_tokens - self._fed))
+        self._fed += len(ids)
+        if free:
+            self.text += self._stream.feed(ids[:free])
+        if free < len(ids):
+            self.text += self._matcher.feed(self._stream.feed(ids[free:]))
 
 
 def _common_prefix(a: str, b: str) -> int:

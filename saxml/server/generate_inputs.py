@@ -13,7 +13,7 @@ from saxml.proto import common_pb2
 from saxml.server import extra_inputs, logit_bias, stop_strings
 from saxml.server.pax.lm.params.template import CommonServingTemplate
 
-MAX_PRIORITY = 100
+LOWEST_PRIORITY = -100
 MAX_SALT_LENGTH = 256
 # Nobody outside can look for a salt that another one's hash equals.
 _SALT_KEY = secrets.token_bytes(32)
@@ -29,10 +29,11 @@ class RequestInputs:
     cache_salt: int
 
     @classmethod
-    def parse(cls, merged: Mapping[str, Any]) -> "RequestInputs":
+    def parse(cls, merged: Mapping[str, Any], params: CommonServingTemplate) -> "RequestInputs":
         """Raises InvalidArgumentError that names the key, the value and the range."""
+        highest = int(params.MAX_PRIORITY)
         return cls(
-            priority=_whole(merged, "priority", 0, -MAX_PRIORITY, MAX_PRIORITY),
+            priority=_whole(merged, "priority", min(0, highest), LOWEST_PRIORITY, highest),
             cache_salt=_salt(merged.get("cache_salt")),
         )
 
@@ -82,7 +83,7 @@ class GenerateInputs:
         most_logprobs = min(params.MAX_LOGPROBS, vocab_size)
         logprobs = _optional(merged, "logprobs", most_logprobs)
         return cls(
-            request=RequestInputs.parse(merged),
+            request=RequestInputs.parse(merged, params),
             sampling=_sampling(merged, params, num_samples, vocab_size, random_seed, logprobs or 0),
             num_samples=num_samples,
             max_steps=min(most, _whole(merged, "per_example_max_decode_steps", most, 1)),

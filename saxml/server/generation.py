@@ -150,6 +150,7 @@ class Generation:
             self._codec,
             stops=stops,
             eos=asked.eos,
+            min_tokens=asked.sampling.min_steps,
             prefix=self._codec.answer_prefix(text),
             score_of=self._score,
         )

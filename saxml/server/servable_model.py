@@ -140,7 +140,8 @@ class LmServable:
         asked = RequestInputs.parse(
             extra_inputs.merge(
                 extra, self._params.SCORE_EXTRA_INPUTS, always=extra_inputs.REQUEST_KEYS
-            )
+            ),
+            self._params,
         )
         with self.stats[SCORE].admit(self.key):
             if not suffixes:
@@ -154,7 +155,9 @@ class LmServable:
     ) -> list[float]:
         """The hidden states of a text, pooled as the configuration says."""
         self._check_offered(EMBED)
-        asked = RequestInputs.parse(extra_inputs.merge(extra, {}, always=extra_inputs.REQUEST_KEYS))
+        asked = RequestInputs.parse(
+            extra_inputs.merge(extra, {}, always=extra_inputs.REQUEST_KEYS), self._params
+        )
         with self.stats[EMBED].admit(self.key):
             prompt = self._codec.embedded(text)
             decoder = EmbedDecoder(len(prompt), self._params.EMBEDDING_POOLING)

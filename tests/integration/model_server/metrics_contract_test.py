@@ -168,6 +168,38 @@ def test_every_count_is_what_was_served(served: InProcess, monkeypatch: pytest.M
     served.check()
 
 
+def test_a_request_that_makes_way_is_counted_once(served: InProcess) -> None:
+    """Four fill the engine; a fifth of a higher priority takes the place of one, which goes on
+    later. Nothing but the counter of preemptions, and the time it took, shows that."""
+    client = served.client
+    alone = [_tokens(client.generate([i, 3, 5]).result()) for i in range(5)]
+    before = client.metrics()
+    with served.held() as held:
+        calls = [client.generate([i, 3, 5]) for i in range(4)]
+        held.wait()
+        while client.metrics()("num_requests_running") < 4:
+            held.let()
+            held.wait()
+        calls.append(client.generate([4, 3, 5], priority=5))
+        while client.metrics()("num_requests_waiting") < 1:
+            pass
+    assert [_tokens(call.result()) for call in calls] == alone
+    while served.engine().pending:
+        pass
+    m = client.metrics()
+    for name, count in (
+        ("num_preemptions_total", 1),
+        ("requests_started_total", 5),
+        ("time_to_first_token_seconds_count", 5),
+        ("request_queue_time_seconds_count", 5),
+        ("e2e_request_latency_seconds_count", 5),
+        ("prompt_tokens_total", 15),
+        ("generation_tokens_total", sum(len(sample) for answer in alone for sample in answer)),
+    ):
+        assert m(name) - before(name) == count, name
+    served.check()
+
+
 def test_the_sum_of_times_is_the_time_that_it_took(served: InProcess) -> None:
     before = served.client.metrics()
     steps = max(map(len, _tokens(served.client.generate([5, 6]).result())))

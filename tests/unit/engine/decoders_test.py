@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from saxml.common import errors
-from saxml.engine.decoders import LogProbs, SampleDecoder, ScoreDecoder
+from saxml.engine.decoders import Hypothesis, LogProbs, SampleDecoder, ScoreDecoder
+from saxml.engine.metrics import Reason
+from saxml.engine.request import Request
 from saxml.engine.sampling_params import SamplingParams
 
 
@@ -50,6 +52,19 @@ def test_stop_sequence_longer_than_what_there_is_does_not_match() -> None:
     decoder = SampleDecoder(num_samples=1, max_steps=3, stop_ids=(), stop_sequences=((0, 0, 7),))
     # The rows' unused places are zeros; they are not tokens.
     assert feed(decoder, (7,), (7,), (2,)) == [[7, 7, 2]]
+
+
+def test_what_ends_the_longest_sample_is_known() -> None:
+    decoder = SampleDecoder(num_samples=1, max_steps=3, stop_ids=(9,), stop_sequences=((4, 5),))
+    ended = Request(1, decoder, 1)
+    for tokens, reason in (
+        ([4, 4, 5], Reason.STOP),
+        ([4, 4, 9], Reason.STOP),
+        ([5, 5, 5], Reason.LENGTH),
+        ([4, 5], Reason.STOP),
+    ):
+        found = Hypothesis(np.array(tokens, np.int32), 0.0)
+        assert ended.reason([found], ()) == reason
 
 
 def test_stop_sequence_does_not_end_a_sample_before_min_steps() -> None:

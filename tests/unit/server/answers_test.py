@@ -119,6 +119,25 @@ def test_sample_that_has_ended_holds_nothing_back_while_others_go_on() -> None:
     assert [text for text, _, _ in found.changes()] == ["", ""]
 
 
+def test_stop_strings_are_not_looked_for_in_the_first_tokens() -> None:
+    ids = GPT2.encode("one two one two one two")
+    for least, wanted in ((0, ""), (1, "one two "), (4, "one two one two "), (6, None)):
+        found = Answers(
+            1, TEXT, stops=["one"], prefix="", score_of=lambda h: h.score, min_tokens=least
+        )
+        text = ""
+        for n in range(1, len(ids) + 1):
+            found.update([hypothesis(ids[:n])])
+            text += found.changes()[0][0]
+        found.finish([hypothesis(ids)])
+        text += found.changes()[0][0]
+        assert (
+            text
+            == found.results()[0][0]
+            == (TEXT.decode(np.array(ids)) if wanted is None else wanted)
+        )
+
+
 def test_one_sample_stops_and_the_others_do_not() -> None:
     first, second = GPT2.encode("x END y"), GPT2.encode("x y z w")
     found = answers(TEXT, 2, "", "END")

@@ -164,6 +164,15 @@ def test_beams_refuse_what_only_samples_heed(key: str, value: Any) -> None:
     assert asked.sampling.min_steps == 3
 
 
+def test_the_configuration_bounds_priorities() -> None:
+    assert parse({"priority": 3}, MAX_PRIORITY="3").request.priority == 3
+    assert parse({}, MAX_PRIORITY="-7").request.priority == -7
+    with pytest.raises(errors.InvalidArgumentError, match=r"priority is 4.0; .* from -100 to 3"):
+        parse({"priority": 4}, MAX_PRIORITY="3")
+    with pytest.raises(errors.InvalidArgumentError, match="must be from -100 to 100"):
+        parse({}, MAX_PRIORITY="101")
+
+
 def test_a_declared_default_counts_as_if_it_were_sent() -> None:
     declared = '{"seed": 5, "stop": ["END"], "temperature": 0.5}'
     asked = parse({}, EXTRA_INPUTS=declared)

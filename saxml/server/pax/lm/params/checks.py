@@ -113,6 +113,8 @@ def out_of_range(key: str, value: Any) -> str | None:
     if key in _WHOLE and not (_number(value) and value == int(value)):
         return "a whole number"
     items = value if isinstance(value, list) else [value]
+    if key == "MAX_PRIORITY" and not -100 <= value <= 100:
+        return "from -100 to 100"
     if key in _POSITIVE and not all(_number(item) and item >= 1 for item in items):
         return "1 or more"
     if key in _NOT_NEGATIVE and not all(_number(item) and item >= 0 for item in items):

@@ -66,6 +66,8 @@ class CommonServingTemplate:
     # may bring up to MAX_STOP_STRINGS more.
     STOP_STRINGS: Any = None
     MAX_STOP_STRINGS: Any = 16
+    # The highest priority, of -100 to 100, that a request may ask for.
+    MAX_PRIORITY: Any = 100
     # Most likely tokens of each place whose log-probabilities a request may ask for.
     MAX_LOGPROBS: Any = 20
     # What to tokenise with, if not with what lies beside the weights; SPM_MODEL is another name.
