@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tensorstore as ts
 
@@ -100,6 +101,52 @@ def restore(
         if progress:
             progress(done, total)
     return restored
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stored:
+    """One layer of an array as it is stored. scale f32, of int8 values: with the axes of values,
+    those that its product sums up of length 1."""
+
+    values: np.ndarray[Any, Any]
+    scale: np.ndarray[Any, Any] | None = None
+
+
+class StoredWeights:
+    """The arrays of a checkpoint, to be read layer by layer; all are checked at once. Raises what
+    `restore` raises."""
+
+    def __init__(self, path: str, params: Mapping[str, Param]) -> None:
+        self._checkpoint = open_checkpoint(path)
+        self._params = params
+        stored = _open_arrays(self._checkpoint, params)
+        _check_no_more_layers(self._checkpoint, params)
+        self._sources = {
+            name: _source(self._checkpoint, param, stored[name], _as_stored(stored[name]))
+            for name, param in params.items()
+        }
+
+    def nbytes(self, name: str) -> int:
+        """Bytes in memory of one layer."""
+        return self._sources[name].layer_nbytes
+
+    def read(self, name: str, layer: int) -> Callable[[], Stored]:
+        """Begins to read one layer (0 where there are none): float32, or bfloat16 where it is so
+        stored. What is returned waits for it."""
+        what = f"array {_names(self._params[name])[layer]} in {self._checkpoint.folder.path}"
+        with translated(what):
+            reading = self._sources[name].layer(layer)
+
+        def result() -> Stored:
+            with translated(what):
+                return Stored(reading.result())
+
+        return result
+
+
+def _as_stored(stores: list[Any]) -> Any:
+    stored = stores[0].dtype.numpy_dtype
+    return stored if stored == jnp.bfloat16 else np.dtype(np.float32)
 
 
 def _exists(folder: Folder) -> bool:

@@ -3,10 +3,13 @@
 import collections
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorstore as ts
+
+from saxml.common import huge_pages
 
 _IN_FLIGHT_BYTES = 256 << 20
 
@@ -27,6 +30,17 @@ class StackedSource:
         sizes = (math.prod(s.shape) * s.dtype.numpy_dtype.itemsize for s in self.stores)
         return int(sum(sizes))
 
+    @property
+    def layer_nbytes(self) -> int:
+        """Bytes of what `layer` reads."""
+        return math.prod(self.shape[1:] if self.stacked else self.shape) * self.dtype.itemsize
+
+    def layer(self, place: int) -> "Reading":
+        """Begins to read one layer, all of it; without layers, place is 0."""
+        part = huge_pages.zeros(self.shape[1:] if self.stacked else self.shape, self.dtype)
+        future = self._begin(place, part, [(0, n) for n in part.shape])
+        return Reading(part, [] if future is None else [future])
+
     def read(self, index: tuple[slice, ...] | None) -> np.ndarray[Any, Any]:
         """The part at `index`, one slice an axis, None for all; layers are read in parallel."""
         index = index or tuple(slice(n) for n in self.shape)
@@ -37,18 +51,39 @@ class StackedSource:
         pending: collections.deque[Any] = collections.deque()
         per_layer = max(part.nbytes // max(len(layers), 1), 1)
         for place, layer in enumerate(layers):
-            store = self.stores[layer]
-            stops = [min(stop, n) for (_, stop), n in zip(inner, store.shape, strict=True)]
-            starts = [start for start, _ in inner]
-            if any(start >= stop for start, stop in zip(starts, stops, strict=True)):
-                continue
-            target = part[place] if self.stacked else part
-            target = target[tuple(slice(b - a) for a, b in zip(starts, stops, strict=True))]
-            source = store[tuple(slice(a, b) for a, b in zip(starts, stops, strict=True))]
-            source = ts.cast(source, ts.dtype(self.dtype))
-            pending.append(ts.array(target).write(source[ts.d[:].translate_to[0]]))
+            future = self._begin(layer, part[place] if self.stacked else part, inner)
+            if future is not None:
+                pending.append(future)
             while len(pending) * per_layer > _IN_FLIGHT_BYTES and len(pending) > 1:
                 pending.popleft().result()
         for future in pending:
             future.result()
         return part
+
+    def _begin(
+        self, layer: int, part: np.ndarray[Any, Any], spans: Sequence[tuple[int, int]]
+    ) -> Any:
+        """Begins to read `spans` of a layer into `part`; None where the store has nothing there."""
+        store = self.stores[layer]
+        stops = [min(stop, n) for (_, stop), n in zip(spans, store.shape, strict=True)]
+        starts = [start for start, _ in spans]
+        if any(start >= stop for start, stop in zip(starts, stops, strict=True)):
+            return None
+        target = part[tuple(slice(b - a) for a, b in zip(starts, stops, strict=True))]
+        source = store[tuple(slice(a, b) for a, b in zip(starts, stops, strict=True))]
+        source = ts.cast(source, ts.dtype(self.dtype))
+        return ts.array(target).write(source[ts.d[:].translate_to[0]])
+
+
+class Reading:
+    """An array that is being read."""
+
+    def __init__(self, part: np.ndarray[Any, Any], futures: Sequence[Any]) -> None:
+        self._part = part
+        self._futures = futures
+
+    def result(self) -> np.ndarray[Any, Any]:
+        """The array, when it is whole."""
+        for future in self._futures:
+            future.result()
+        return self._part

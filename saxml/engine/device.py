@@ -36,7 +36,7 @@ class Device:
         dtype: jax.typing.DTypeLike,
         progress: Progress,
     ) -> None:
-        """params: what the family's `prepare` gives, packed by options.backend; dtype: of the pages
+        """params: what registry.prepare gives, packed by options.backend; dtype: of the pages
         in plain JAX. offsets: where things lie in the plans of a bucket. no_changes: of logits, see
         saxml.engine.adjustments."""
         c, self._options = config, options

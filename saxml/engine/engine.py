@@ -64,7 +64,7 @@ class Engine:
         *,
         progress: Progress = lambda message: None,
     ) -> None:
-        """params: what the family's `prepare` gives, packed by options.backend. dtype: of the pages
+        """params: what registry.prepare gives, packed by options.backend. dtype: of the pages
         in plain JAX. progress: told about each compilation."""
         options.check_vocabulary(config.vocab_size)
         self.config = config

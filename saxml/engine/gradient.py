@@ -58,7 +58,7 @@ class GradientOptions:
 
 
 class Differentiator:
-    """Thread-safe. Takes operands of plain JAX: the family's `prepare` must be linear in the
+    """Thread-safe. Takes operands of plain JAX: registry.prepare must be linear in the
     weights, and `forward` one that can be differentiated."""
 
     def __init__(
@@ -70,7 +70,7 @@ class Differentiator:
         *,
         progress: Callable[[str], None] = lambda message: None,
     ) -> None:
-        """params: what the family's `prepare` gives. Raises what `check` raises."""
+        """params: what registry.prepare gives. Raises what `check` raises."""
         self._config = config
         self._params = dict(params)
         self._options = options
@@ -205,14 +205,14 @@ class Differentiator:
         return value, found
 
     def _prepare(self) -> tuple[Callable[[Mapping[str, Any]], dict[str, jax.Array]], Any]:
-        """The family's `prepare`, which is linear, and the declared weights as it takes them."""
-        c, family = self._config, registry.family(self._config)
+        """registry.prepare, which is linear, and the declared weights as it takes them."""
+        c = self._config
         dtype = self._params["embedding"].dtype
         operands = {
             name: jax.ShapeDtypeStruct(param.stacked_shape, dtype)
             for name, param in registry.parameters(c).items()
         }
-        return lambda p: family.prepare(c, p), operands
+        return lambda p: registry.prepare(c, p), operands
 
     def _log_probability(
         self, p: Mapping[str, jax.Array], hidden: jax.Array, targets: jax.Array

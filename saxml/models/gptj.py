@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from saxml.models import layers
 from saxml.models.config import ModelConfig
+from saxml.models.views import View, attention_views
 from saxml.models.params import Param
 from saxml.ops import linear, norms, rotary
 from saxml.ops.attention import Attend, Cache
@@ -79,14 +80,10 @@ def parameters(c: ModelConfig) -> dict[str, Param]:
     }
 
 
-def prepare(c: ModelConfig, p: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """Restored arrays -> the operands that `forward` reads; run once at load."""
-    L, D, HE = c.num_layers, c.model_dim, c.num_heads * c.head_dim
-    q, k, v = (p["qkv"][:, i].reshape(L, D, HE) for i in range(3))
-    out = jnp.transpose(p["out"], (0, 2, 3, 1)).reshape(L, HE, D)
-    kept = {name: value for name, value in p.items() if name not in ("qkv", "out")}
-    matrices = {"q": q, "k": k, "v": v, "out": out}
-    return {**kept, **matrices}
+def views(c: ModelConfig) -> dict[str, View]:
+    """What `forward` and `logits` read, as parts of the declared weights."""
+    kept = {name: View(name) for name in parameters(c) if name not in ("qkv", "out")}
+    return {**kept, **attention_views(combined=True)}
 
 
 def embed(p: Mapping[str, Any], tokens: jax.Array) -> jax.Array:

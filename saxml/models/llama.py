@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from saxml.models import layers
 from saxml.models.config import ModelConfig
+from saxml.models.views import View, attention_views, transposed
 from saxml.models.params import Param
 from saxml.ops import linear, norms, rotary
 from saxml.ops.attention import Attend, Cache
@@ -31,7 +32,12 @@ def products(c: ModelConfig) -> tuple[Columns, Rows, Columns, Rows, Columns]:
             "feed_in", (Group(("gate", "up"), "silu_gated"),), Norm("ff_norm.scale", c.norm_eps)
         ),
         Rows("feed_out", ("down",)),
-        Columns("head", (Group(("head.w",)),), stacked=False),
+        Columns(
+            "head",
+            (Group(("head.w",)),),
+            stacked=False,
+            transposed="embedding" if c.tied_embeddings else None,
+        ),
     )
 
 
@@ -87,23 +93,18 @@ def parameters(c: ModelConfig) -> dict[str, Param]:
     return declared
 
 
-def prepare(c: ModelConfig, p: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """Restored arrays -> the operands that `forward` reads; run once at load."""
-    L, D, E = c.num_layers, c.model_dim, c.head_dim
-    if c.combined_qkv:
-        q, k, v = (p["qkv"][:, i].reshape(L, D, -1) for i in range(3))
-    else:
-        q, k, v = (p[n].reshape(L, D, -1) for n in ("query", "key", "value"))
-    out = jnp.transpose(p["out"], (0, 2, 3, 1)).reshape(L, c.num_heads * E, D)
-    matrices = {"q": q, "k": k, "v": v, "out": out}
-    matrices |= {n: p[n] for n in ("gate", "up", "down")}
-    prepared = dict(matrices)
-    prepared |= {n: p[n] for n in ("norm.scale", "ff_norm.scale", "final_norm.scale", "head.w")}
-    prepared["embedding"] = p["head.w"].T if c.tied_embeddings else p["embedding"]
-    return prepared
+def views(c: ModelConfig) -> dict[str, View]:
+    """What `forward` and `logits` read, as parts of the declared weights."""
+    moved = ("qkv", "query", "key", "value", "out")
+    found = {name: View(name) for name in parameters(c) if name not in moved}
+    if c.tied_embeddings:
+        found["embedding"] = View("head.w", transposed)
+    return {**found, **attention_views(c.combined_qkv)}
 
 
 def embed(p: Mapping[str, Any], tokens: jax.Array) -> jax.Array:
+    if "embedding" not in p:  # tied, and packed as the head
+        return linear.lookup(p["head"], tokens)
     """tokens i32[T] -> x f[T, D], what `forward` takes in."""
     x: jax.Array = p["embedding"][tokens]
     return x

@@ -54,12 +54,29 @@ def random_params(
 ) -> dict[str, jax.Array]:
     """Random weights by declaration, made in place on the devices that hold them."""
     made = {}
-    for index, (name, param) in enumerate(declared.items()):
+    for name, param in declared.items():
+        keys = jax.vmap(lambda layer, name=name: random_key(declared, key, name, layer))(
+            jnp.arange(max(param.layers, 1))
+        )
 
-        def make(key: jax.Array, param: Param = param) -> jax.Array:
-            noise = jax.random.normal(key, param.stacked_shape, jnp.float32)
-            return (param.init_mean + param.init_scale * noise).astype(dtype)
+        def make(keys: jax.Array, param: Param = param) -> jax.Array:
+            if not param.layers:
+                return random_layer(param, keys[0], dtype)
+            return jax.lax.map(lambda key: random_layer(param, key, dtype), keys)
 
-        out = sharding_of[name]
-        made[name] = jax.jit(make, out_shardings=out)(jax.random.fold_in(key, index))
+        made[name] = jax.jit(make, out_shardings=sharding_of[name])(keys)
+    return made
+
+
+def random_key(
+    declared: Mapping[str, Param], key: jax.Array, name: str, layer: jax.typing.ArrayLike
+) -> jax.Array:
+    """The key of one layer of a weight; without layers, layer is 0."""
+    return jax.random.fold_in(jax.random.fold_in(key, list(declared).index(name)), layer)
+
+
+def random_layer(param: Param, key: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """One layer of a random weight."""
+    noise = jax.random.normal(key, param.shape, jnp.float32)
+    made: jax.Array = (param.init_mean + param.init_scale * noise).astype(dtype)
     return made

@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 
-from saxml.models import gptj, llama
+from saxml.models import gptj, llama, views
 from saxml.models.config import ModelConfig
 from saxml.models.params import Param
+from saxml.models.views import View
 from saxml.ops.attention import Attend, Cache
 from saxml.ops.linear import Columns, Rows
 
@@ -18,8 +20,8 @@ class Family(Protocol):
     def parameters(self, c: ModelConfig, /) -> dict[str, Param]:
         """Declared weights by run-time name."""
 
-    def prepare(self, c: ModelConfig, p: Mapping[str, jax.Array], /) -> dict[str, jax.Array]:
-        """Restored arrays to operands of `forward`."""
+    def views(self, c: ModelConfig, /) -> dict[str, View]:
+        """Operands of `forward` and `logits`, as parts of the declared weights."""
 
     def products(self, c: ModelConfig, /) -> Sequence[Columns | Rows]:
         """What `forward` and `logits` multiply with, for those who pack it."""
@@ -55,3 +57,19 @@ def family(config: ModelConfig) -> Family:
 def parameters(config: ModelConfig) -> dict[str, Param]:
     """Declared weights of a model, by run-time name."""
     return family(config).parameters(config)
+
+
+def prepare(config: ModelConfig, restored: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Restored arrays by run-time name -> the operands of `forward`; linear in them. Not under jit,
+    what needs no other layout is handed on without a copy."""
+    return views.prepare(family(config).views(config), parameters(config), restored)
+
+
+def operand_shapes(config: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of what `prepare` gives, as float32."""
+    declared = {
+        name: jax.ShapeDtypeStruct(param.stacked_shape, jnp.float32)
+        for name, param in parameters(config).items()
+    }
+    shapes: dict[str, jax.ShapeDtypeStruct] = jax.eval_shape(lambda p: prepare(config, p), declared)
+    return shapes

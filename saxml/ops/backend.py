@@ -9,7 +9,7 @@ attend = backend.attend(batch, heads, page_size)
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,9 @@ import jax.numpy as jnp
 from saxml.ops import attention, linear
 from saxml.ops.attention import Attend, RaggedBatch
 from saxml.ops.heads import Heads
+
+if TYPE_CHECKING:
+    from saxml.ops.packing import Packing
 
 Element = Literal["float32", "bfloat16", "int8"]
 # Pages of other sizes are left to plain JAX.
@@ -38,10 +41,23 @@ class Backend:
     def pack(
         self, weights: Mapping[str, jax.Array], products: Sequence[linear.Columns | linear.Rows]
     ) -> dict[str, Any]:
-        """What the family's `prepare` gave, as `forward` is to read it; run once at load."""
+        """What registry.prepare gave, as `forward` is to read it; run once at load."""
         if self.element is None:
             return dict(weights)
-        return linear.pack(weights, products, self.element)
+        from saxml.ops import packing
+
+        return packing.pack(weights, products, self.element)
+
+    def packing(
+        self,
+        products: Sequence[linear.Columns | linear.Rows],
+        shapes: Mapping[str, jax.ShapeDtypeStruct],
+    ) -> "Packing":
+        """The same piece by piece, for the kernels. shapes: of what registry.prepare would give."""
+        from saxml.ops.packing import Packing
+
+        assert self.element is not None
+        return Packing(products, shapes, self.element)
 
     def activations(self, embedded: jax.Array) -> jax.Array:
         """Embedded tokens in the type in which layers hand on their results."""

@@ -7,8 +7,7 @@ over layers; a kernel is told which layer it is for, so nothing is cut out of th
 
 import dataclasses
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from saxml import kernels
+from saxml.common import huge_pages
 
 Element = Literal["float32", "bfloat16", "int8"]
 Activation = Literal["none", "gelu", "silu_gated"]
@@ -46,6 +46,11 @@ class Packed:
     depth: int = dataclasses.field(metadata={"static": True})
     columns: int = dataclasses.field(metadata={"static": True})
 
+    @property
+    def unit_depth(self) -> int:
+        """Units below one another in a column."""
+        return self.units.shape[1] // (-(-self.columns // _PANEL) * _PANEL)
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -67,58 +72,87 @@ class Output:
     activation: Activation = "none"
 
 
+Layout = Literal["plain", "gate", "up"]
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Block:
-    """A piece of each matrix of a stack: values f[L, rows, columns], any strides.
+    """A piece of a matrix: values f[rows, columns], or i8 with a scale f32[1, columns].
 
-    layout "gate" and "up" are the two halves of columns that are multiplied with each other.
+    Any strides. layout "gate" and "up" are the two halves of columns that are multiplied with each
+    other.
     """
 
-    values: npt.NDArray[np.generic]
+    values: npt.NDArray[Any]
+    scale: npt.NDArray[np.float32] | None = None
     first_row: int = 0
     first_column: int = 0
-    layout: Literal["plain", "gate", "up"] = "plain"
+    layout: Layout = "plain"
 
 
-def pack(blocks: Sequence[Block], element: Element, depth: int, columns: int) -> Packed:
-    """Packs a stack, a layer a task. Raises ValueError for blocks that lie outside."""
-    layers = blocks[0].values.shape[0]
-    units = np.zeros((layers, kernels.packed_units(element, depth, columns)), np.uint32)
-    padded = -(-columns // _PANEL) * _PANEL if element == "int8" else 0
-    scale = np.zeros((layers, padded), np.float32)
-    sums = np.zeros((layers, padded), np.int32)
+class Stack:
+    """A stack of matrices f[depth, columns] that are being packed, each by itself."""
 
-    def one(layer: int) -> None:
-        pieces = [(b, _bits(b.values[layer])) for b in blocks]
-        if element == "int8":
+    def __init__(self, layers: int, element: Element, depth: int, columns: int) -> None:
+        self._element: Element = element
+        self._depth = depth
+        self._columns = columns
+        units = kernels.packed_units(element, depth, columns)
+        padded = -(-columns // _PANEL) * _PANEL if element == "int8" else 0
+        self._units = huge_pages.zeros((layers, units), np.uint32)
+        self._scale = huge_pages.zeros((layers, padded), np.float32)
+        self._sum = huge_pages.zeros((layers, padded), np.int32)
+
+    def put(self, layer: int, blocks: Sequence[Block]) -> None:
+        """Packs one matrix, once, all of it together: its columns have one scale in int8. Raises
+        ValueError for blocks that lie outside. Layers may be put from several threads."""
+        size = self._depth, self._columns
+        scale = self._scale[layer] if self._element == "int8" else None
+        sums = self._sum[layer] if self._element == "int8" else None
+        pieces = [(b, _floats(b)) for b in blocks]
+        if scale is not None:
             for block, values in pieces:
-                kernels.column_scales(
-                    scale[layer], depth, columns, values, block.first_column, block.layout
-                )
+                kernels.column_scales(scale, *size, values, block.first_column, block.layout)
         for block, values in pieces:
             kernels.pack(
-                units[layer],
-                element,
-                depth,
-                columns,
+                self._units[layer],
+                self._element,
+                *size,
                 values,
                 block.first_row,
                 block.first_column,
                 block.layout,
-                scale[layer] if padded else None,
-                sums[layer] if padded else None,
+                scale,
+                sums,
             )
 
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(one, range(layers)))
-    arrays = [jnp.asarray(a) for a in (units, scale, sums)]
-    return Packed(arrays[0], arrays[1], arrays[2], element, depth, columns)
+    def packed(self) -> Packed:
+        """What has been put. The memory is shared."""
+        buffers = (self._units, self._scale, self._sum)
+        units, scale, sums = (jax.device_put(a, may_alias=True) for a in buffers)
+        return Packed(units, scale, sums, self._element, self._depth, self._columns)
 
 
-def _bits(values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    if values.dtype == jnp.bfloat16:
-        return values.view(np.uint16)
-    return values.astype(np.float32, copy=False)
+def _floats(block: Block) -> npt.NDArray[Any]:
+    """As the kernels take them: float32, or the bits of bfloat16."""
+    if block.scale is not None:
+        return block.values * block.scale
+    if block.values.dtype == jnp.bfloat16:
+        return block.values.view(np.uint16)
+    return block.values.astype(np.float32, copy=False)
+
+
+def columns(packed: Packed, which: jax.Array) -> jax.Array:
+    """Columns i32[N] of the first matrix of a stack -> f[N, depth], bfloat16 where it is so stored,
+    else float32."""
+    # No copy: that of the packed matrix would be as large as it is.
+    units = packed.units.reshape(packed.units.shape[0], -1, packed.unit_depth, _PANEL)
+    found = units[0, which // _PANEL, :, which % _PANEL]
+    kind = jnp.dtype(packed.element)
+    values = jax.lax.bitcast_convert_type(found, kind).reshape(len(which), -1)[:, : packed.depth]
+    if packed.element == "int8":
+        return values.astype(jnp.float32) * packed.scale[0, which][:, None]
+    return values
 
 
 def linear(

@@ -4,7 +4,7 @@ A family declares each product as data: a `Columns` is several matrices beside e
 same input, a `Rows` several below each other whose inputs lie side by side. `project` and `combine`
 compute one for one layer. They find its operands in the layer's weights: either the matrices
 themselves, by their names, or all of them packed for the CPU kernels, under the product's own name
-(see `pack`).
+(see saxml.ops.packing).
 """
 
 import dataclasses
@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from saxml.ops import norms
 
@@ -49,6 +48,8 @@ class Columns:
     groups: tuple[Group, ...]
     norm: Norm | None = None
     stacked: bool = True
+    # An operand that is the one matrix transposed: a packed one gives its rows, too, see `lookup`.
+    transposed: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class Rows:
     name: str
     matrices: tuple[str, ...]
     bias: str | None = None
+    stacked: bool = True
 
 
 def linear(x: jax.Array, w: jax.Array, bias: jax.Array | None = None) -> jax.Array:
@@ -146,86 +148,11 @@ def misfit(
     return None
 
 
-def pack(
-    weights: Mapping[str, jax.Array],
-    products: Sequence[Columns | Rows],
-    element: Literal["float32", "bfloat16", "int8"],
-) -> dict[str, Any]:
-    """Weights f[L, ...] (f[...] where the product is not stacked) -> the same, with each product's
-    matrices, norms and biases replaced by an Operand under its name; what no product has is
-    kept."""
-    left = dict(weights)
-    packed: dict[str, Any] = {}
-    for product in products:
-        packed[product.name] = _pack_one(weights, product, element)
-    for product in products:
-        for name in _names(product):
-            left.pop(name, None)
-    return {**left, **packed}
-
-
-def _names(product: Columns | Rows) -> list[str]:
-    if isinstance(product, Rows):
-        return [*product.matrices, *([product.bias] if product.bias else [])]
-    found = [name for group in product.groups for name in group.matrices]
-    found += [group.bias for group in product.groups if group.bias]
-    if product.norm is not None:
-        found += [n for n in (product.norm.scale, product.norm.bias) if n]
-    return found
-
-
-def _pack_one(
-    weights: Mapping[str, jax.Array],
-    product: Columns | Rows,
-    element: Literal["float32", "bfloat16", "int8"],
-) -> Operand:
+def lookup(operand: Operand, columns: jax.Array) -> jax.Array:
+    """Columns i32[N] of a packed product that is not stacked -> f[N, depth]."""
     from saxml.ops import cpu_kernels
 
-    stacked = isinstance(product, Rows) or product.stacked
-
-    def stack(name: str) -> np.ndarray:
-        values = np.asarray(weights[name])
-        return values if stacked else values[None]
-
-    def floats(name: str | None) -> jax.Array | None:
-        return None if name is None else jnp.asarray(stack(name).astype(np.float32))
-
-    blocks = []
-    if isinstance(product, Rows):
-        first = 0
-        for name in product.matrices:
-            values = stack(name)
-            blocks.append(cpu_kernels.Block(values, first_row=first))
-            first += values.shape[1]
-        columns = blocks[0].values.shape[2]
-        packed = cpu_kernels.pack(blocks, element, first, columns)
-        return Operand(packed, floats(product.bias), None, None, (columns,))
-    first = 0
-    biases: list[np.ndarray] = []
-    for group in product.groups:
-        gated = group.activation == "silu_gated"
-        for place, name in enumerate(group.matrices):
-            values = stack(name)
-            if gated:
-                layout: Any = ("gate", "up")[place]
-                blocks.append(cpu_kernels.Block(values, 0, first // 2, layout))
-            else:
-                blocks.append(cpu_kernels.Block(values, 0, first))
-                first += values.shape[2]
-        if gated:
-            first += 2 * stack(group.matrices[0]).shape[2]
-        layers, width = blocks[0].values.shape[0], first - sum(b.shape[1] for b in biases)
-        own = np.zeros((layers, width), np.float32) if group.bias is None else stack(group.bias)
-        biases.append(own.astype(np.float32))
-    has_bias = any(group.bias for group in product.groups)
-    norm = product.norm
-    return Operand(
-        cpu_kernels.pack(blocks, element, blocks[0].values.shape[1], first),
-        jnp.asarray(np.concatenate(biases, 1)) if has_bias else None,
-        None if norm is None else floats(norm.scale),
-        None if norm is None else floats(norm.bias),
-        tuple(b.shape[1] for b in biases),
-    )
+    return cpu_kernels.columns(operand.packed, columns)
 
 
 def _layer_and_rows(operand: Operand, rows: int) -> tuple[jax.Array, jax.Array]:

@@ -1,7 +1,6 @@
 """Which models the CPU kernels compute, and at what level of CPU."""
 
 import jax
-import numpy as np
 from absl import logging
 
 from saxml.common import errors
@@ -44,10 +43,4 @@ def _why_not(config: ModelConfig, page_size: int, devices: int) -> str | None:
         return f"PAGE_SIZE {page_size} is no multiple of {KERNEL_PAGE_MULTIPLE}"
     if config.head_dim % 2 or config.head_dim > _LARGEST_HEAD:
         return f"head_dim {config.head_dim} is odd or above {_LARGEST_HEAD}"
-    family = registry.family(config)
-    declared = {
-        name: jax.ShapeDtypeStruct(param.stacked_shape, np.float32)
-        for name, param in registry.parameters(config).items()
-    }
-    shapes = jax.eval_shape(lambda p: family.prepare(config, p), declared)
-    return linear.misfit(shapes, family.products(config))
+    return linear.misfit(registry.operand_shapes(config), registry.family(config).products(config))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import psutil
 from absl import logging
 
-from saxml.checkpoint.pax import open_checkpoint, restore
+from saxml.checkpoint.pax import StoredWeights, open_checkpoint, restore
 from saxml.checkpoint.record import RECORD, ModelRecord
 from saxml.common import errors
 from saxml.engine import gradient
@@ -23,6 +23,7 @@ from saxml.models.config import ModelConfig
 from saxml.models.params import Param, random_params
 from saxml.ops.backend import PLAIN, Backend
 from saxml.server import cpu
+from saxml.server import weights as weights_lib
 from saxml.server.pax.lm.params.template import CommonServingTemplate
 from saxml.server.text_codec import TextCodec
 from saxml.tokenizer.base import Tokenizer
@@ -78,11 +79,10 @@ def load(params: CommonServingTemplate, checkpoint: str, options: LoadOptions) -
     wanted = cpu.OFF if differentiated is not None else options.cpu_kernels
     backend = cpu.choose(wanted, params.FPROP_DTYPE, config, params.PAGE_SIZE, mesh.size)
     dtype = compute_dtype(params, backend)
-    weights = _weights(params, config, checkpoint, mesh, dtype, options.seed)
-    family = families.family(config)
+    weights = _weights(config, checkpoint, mesh, dtype, backend, options.seed)
     engine = Engine(
         config,
-        backend.pack(weights, family.products(config)),
+        weights,
         engine_options(params, config, dtype, beam, backend),
         mesh,
         dtype,
@@ -123,31 +123,35 @@ def _tokenizer(
 
 
 def _weights(
-    params: CommonServingTemplate,
     config: ModelConfig,
     checkpoint: str,
     mesh: jax.sharding.Mesh,
     dtype: Any,
+    backend: Backend,
     seed: int,
-) -> dict[str, jax.Array]:
+) -> dict[str, Any]:
     declared = families.parameters(config)
+    key = jax.random.key(seed)
+    progress = _restore_progress(checkpoint)
+    if backend != PLAIN:
+        source: weights_lib.Source = (
+            weights_lib.RandomWeights(declared, key)
+            if checkpoint == NO_CHECKPOINT
+            else StoredWeights(checkpoint, declared)
+        )
+        return weights_lib.packed(source, config, backend, dtype, progress)
 
     def sharding_of(name: str, param: Param) -> jax.sharding.Sharding:
         return sharding.sharding(mesh, param.stacked_axes, param.stacked_shape)
 
     if checkpoint == NO_CHECKPOINT:
         shardings = {name: sharding_of(name, param) for name, param in declared.items()}
-        restored = random_params(declared, jax.random.key(seed), dtype, shardings)
+        restored = random_params(declared, key, dtype, shardings)
     else:
         restored = restore(
-            checkpoint,
-            declared,
-            dtype=dtype,
-            sharding_of=sharding_of,
-            progress=_restore_progress(checkpoint),
+            checkpoint, declared, dtype=dtype, sharding_of=sharding_of, progress=progress
         )
-    # Not under jit: what needs no other layout is handed on without a copy.
-    return families.family(config).prepare(config, restored)
+    return families.prepare(config, restored)
 
 
 def _restore_progress(checkpoint: str) -> Callable[[int, int], None]:

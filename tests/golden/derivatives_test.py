@@ -83,7 +83,7 @@ class Model:
         self.golden = np.load(HERE / name / "derivatives.npz")
         self.config: ModelConfig = read_record(path)[1].config
         restored = pax.restore(path, registry.parameters(self.config), dtype=jnp.float32)
-        self.weights = registry.family(self.config).prepare(self.config, restored)
+        self.weights = registry.prepare(self.config, restored)
         self.mesh = sharding.make_mesh((1, 1, 1), jax.devices())
         self.targets = self.golden["suffix"]
         self.inputs = np.concatenate([self.golden["prefix"], self.targets[:-1]])

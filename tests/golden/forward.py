@@ -22,7 +22,7 @@ def prompt_logits(
     `longest`, a multiple of 16."""
     family = registry.family(config)
     restored = pax.restore(path, registry.parameters(config), dtype=jnp.float32)
-    prepared = backend.pack(family.prepare(config, restored), family.products(config))
+    prepared = backend.pack(registry.prepare(config, restored), family.products(config))
     T, pages_per_row = longest, longest // PAGE
 
     @jax.jit

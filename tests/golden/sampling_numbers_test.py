@@ -124,7 +124,7 @@ def model(
     _, record = read_record(path)
     config = record.config
     weights = pax.restore(path, registry.parameters(config), dtype=jnp.float32)
-    prepared = registry.family(config).prepare(config, weights)
+    prepared = registry.prepare(config, weights)
     mesh = sharding.make_mesh((1, 1, 1), jax.devices()[:1])
     engine = Engine(config, prepared, options(config.vocab_size), mesh, jnp.float32)
     yield request.param, engine

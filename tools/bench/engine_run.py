@@ -78,7 +78,7 @@ def make_engine(rows: int, buckets: Sequence[int], progress: Callable[[str], Non
         num_candidates=0,
         stop_ids=(),
     )
-    prepared = registry.family(MODEL).prepare(MODEL, weights)
+    prepared = registry.prepare(MODEL, weights)
     return Engine(MODEL, prepared, options, mesh, jnp.float32, progress=progress)
 
 

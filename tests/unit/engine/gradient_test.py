@@ -68,7 +68,7 @@ def test_gradients_are_those_of_finite_differences(
     inputs, targets = request(7)
     found = differentiator.submit(inputs, targets, math.inf).result(60)
     family, declared = registry.family(config), registry.parameters(config)
-    prepare = jax.jit(lambda p: family.prepare(config, p))
+    prepare = jax.jit(lambda p: registry.prepare(config, p))
     kept = dict(differentiator._params)
 
     def score(moved: dict[str, jax.Array]) -> float:

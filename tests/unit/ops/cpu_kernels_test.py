@@ -24,6 +24,15 @@ def level(request: pytest.FixtureRequest) -> Iterator[None]:
     kernels.set_level(kernels.levels()[-1])
 
 
+def stacked(
+    layers: list[list[cpu_kernels.Block]], element: cpu_kernels.Element, depth: int, columns: int
+) -> cpu_kernels.Packed:
+    stack = cpu_kernels.Stack(len(layers), element, depth, columns)
+    for layer, blocks in enumerate(layers):
+        stack.put(layer, blocks)
+    return stack.packed()
+
+
 @settings(max_examples=12, deadline=None)
 @given(
     rows=st.integers(1, 40),
@@ -45,11 +54,16 @@ def test_a_product_is_what_the_definition_says(
     stack = rng.normal(size=(3, depth, columns)).astype(np.float32) / np.sqrt(depth)
     bias = rng.normal(size=(3, columns)).astype(np.float32)
     residual = rng.normal(size=(rows, columns)).astype(np.float32)
-    blocks, first = [], 0
+    places, first = [], 0
     for width in widths:
-        blocks.append(cpu_kernels.Block(stack[:, first : first + width], first_row=first))
+        places.append(slice(first, first + width))
         first += width
-    packed = cpu_kernels.pack(blocks, element, depth, columns)
+    packed = stacked(
+        [[cpu_kernels.Block(w[p], first_row=p.start) for p in places] for w in stack],
+        element,
+        depth,
+        columns,
+    )
     (y,) = jax.jit(
         lambda *x: cpu_kernels.linear(
             x,
@@ -71,8 +85,11 @@ def test_a_layer_of_a_gated_network() -> None:
     x = rng.normal(size=(T, D)).astype(np.float32)
     gate, up = (rng.normal(size=(2, D, F)).astype(np.float32) / 7 for _ in range(2))
     scale = rng.normal(size=(2, D)).astype(np.float32)
-    packed = cpu_kernels.pack(
-        [cpu_kernels.Block(gate, layout="gate"), cpu_kernels.Block(up, layout="up")],
+    packed = stacked(
+        [
+            [cpu_kernels.Block(g, layout="gate"), cpu_kernels.Block(u, layout="up")]
+            for g, u in zip(gate, up, strict=True)
+        ],
         "float32",
         D,
         2 * F,
@@ -183,9 +200,7 @@ def test_top_k_is_that_of_jax(rows: int, columns: int, k: int, seed: int) -> Non
 
 
 def test_sizes_that_do_not_fit_are_refused_by_name() -> None:
-    packed = cpu_kernels.pack(
-        [cpu_kernels.Block(np.zeros((1, 8, 32), np.float32))], "float32", 8, 32
-    )
+    packed = stacked([[cpu_kernels.Block(np.zeros((8, 32), np.float32))]], "float32", 8, 32)
     with pytest.raises(Exception, match="packed weights of 1024 units for 1 matrices of 33 x 32"):
         jax.block_until_ready(
             cpu_kernels.linear(
@@ -197,4 +212,27 @@ def test_sizes_that_do_not_fit_are_refused_by_name() -> None:
             )
         )
     with pytest.raises(ValueError, match="does not lie in a matrix of 8 x 32"):
-        cpu_kernels.pack([cpu_kernels.Block(np.zeros((1, 9, 32)))], "float32", 8, 32)
+        stacked([[cpu_kernels.Block(np.zeros((9, 32)))]], "float32", 8, 32)
+
+
+@pytest.mark.parametrize("element", ["float32", "bfloat16", "int8"])
+def test_columns_of_a_packed_matrix_are_its_own(element: cpu_kernels.Element) -> None:
+    values = np.random.default_rng(0).normal(size=(45, 70)).astype(np.float32)
+    packed = stacked([[cpu_kernels.Block(values)]], element, 45, 70)
+    which = np.array([69, 0, 31, 32, 0], np.int32)
+    found = np.asarray(jax.jit(cpu_kernels.columns)(packed, which), np.float32)
+    scale = np.abs(values).max(0) / 127
+    wanted = {
+        "float32": values,
+        "bfloat16": np.asarray(jnp.asarray(values).astype(jnp.bfloat16), np.float32),
+        "int8": np.rint(values / scale) * scale,
+    }[element]
+    np.testing.assert_allclose(found, wanted.T[which], rtol=1e-6)
+
+
+def test_the_memory_of_packed_weights_is_not_copied() -> None:
+    stack = cpu_kernels.Stack(3, "float32", 512, 2048)
+    first, second = stack.packed(), stack.packed()
+    address = first.units.unsafe_buffer_pointer()
+    assert address == second.units.unsafe_buffer_pointer()
+    assert address % (2 << 20) == 0

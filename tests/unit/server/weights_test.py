@@ -1,0 +1,127 @@
+"""Weights packed while they are read are those that are packed at once."""
+
+import dataclasses
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from saxml.checkpoint import pax
+from saxml.checkpoint.writer import CheckpointWriter
+from saxml.common import errors
+from saxml.models import registry, sharding
+from saxml.models.config import ModelConfig
+from saxml.models.params import random_params
+from saxml.ops.backend import Backend, Element
+from saxml.server import weights
+from tests.unit.engine import tiny
+
+UNTIED = dataclasses.replace(tiny.LLAMA, tied_embeddings=False, num_layers=3)
+KEY = jax.random.key(7)
+
+
+def no_progress(done: int, total: int) -> None:
+    """Nobody looks."""
+
+
+@functools.cache
+def whole(config: ModelConfig) -> dict[str, jax.Array]:
+    mesh = sharding.make_mesh((1, 1, 1), jax.devices())
+    declared = registry.parameters(config)
+    place = sharding.replicated(mesh)
+    return random_params(declared, KEY, jnp.dtype(jnp.float32), dict.fromkeys(declared, place))
+
+
+def write(parent: pathlib.Path, config: ModelConfig, dtype: str) -> str:
+    arrays = whole(config)
+    with CheckpointWriter(str(parent)) as writer:
+        for name, param in registry.parameters(config).items():
+            values = np.asarray(arrays[name]).astype(dtype)
+            for layer in range(max(param.layers, 1)):
+                one = values[layer] if param.layers else values
+                pax_name = param.pax_name.format(layer=layer)
+                writer.array(pax_name, one.shape, dtype).put(one)
+        writer.commit()
+        return writer.folder.path
+
+
+def assert_same(found: dict[str, object], wanted: dict[str, object]) -> None:
+    assert found.keys() == wanted.keys()
+    assert jax.tree.structure(found) == jax.tree.structure(wanted)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("element", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("config", [tiny.GPTJ, tiny.LLAMA, UNTIED], ids=["gptj", "tied", "llama"])
+def test_random_weights_are_those_of_plain_jax(config: ModelConfig, element: Element) -> None:
+    backend = Backend(element)
+    source = weights.RandomWeights(registry.parameters(config), KEY)
+    found = weights.packed(source, config, backend, jnp.float32, no_progress)
+    prepared = registry.prepare(config, whole(config))
+    assert_same(found, backend.pack(prepared, registry.family(config).products(config)))
+    assert ("embedding" in found) != config.tied_embeddings
+
+
+@pytest.mark.parametrize("stored", ["float32", "bfloat16"])
+@pytest.mark.parametrize("config", [tiny.GPTJ, tiny.LLAMA], ids=["gptj", "tied"])
+def test_a_checkpoint_is_packed_as_it_is_restored(
+    tmp_path: pathlib.Path, config: ModelConfig, stored: str
+) -> None:
+    path = write(tmp_path, config, stored)
+    declared = registry.parameters(config)
+    seen: list[tuple[int, int]] = []
+    found = weights.packed(
+        pax.StoredWeights(path, declared),
+        config,
+        Backend("bfloat16"),
+        jnp.bfloat16,
+        lambda done, total: seen.append((done, total)),
+    )
+    prepared = registry.prepare(config, pax.restore(path, declared, dtype=np.float32))
+    wanted = Backend("bfloat16").pack(prepared, registry.family(config).products(config))
+    kept = {n: w.astype(jnp.bfloat16) for n, w in wanted.items() if isinstance(w, jax.Array)}
+    assert_same(found, {**wanted, **kept})
+    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+    assert {total for _, total in seen} == {seen[-1][0]}
+
+
+def test_what_cannot_be_read_is_named(tmp_path: pathlib.Path) -> None:
+    path = pathlib.Path(write(tmp_path, tiny.GPTJ, "float32"))
+    source = pax.StoredWeights(str(path), registry.parameters(tiny.GPTJ))
+    array = path / "state" / "mdl_vars.params.lm.transformer.x_layers_1.self_attention.post.w"
+    (array / "0.0.0").write_bytes(b"not gzip")
+    with pytest.raises(errors.SaxError, match=r"x_layers_1\.self_attention\.post\.w in"):
+        weights.packed(source, tiny.GPTJ, Backend("bfloat16"), jnp.bfloat16, no_progress)
+
+
+def test_scales_are_seen_as_their_values_are() -> None:
+    """int8 values as they are stored, and what they stand for, give the same matrices."""
+    config = tiny.GPTJ
+    declared = registry.parameters(config)
+
+    class Quantised(weights.RandomWeights):
+        def __init__(self, wide: bool) -> None:
+            super().__init__(declared, KEY)
+            self._wide = wide
+
+        def read(self, name: str, layer: int):  # type: ignore[no-untyped-def]
+            param, found = declared[name], super().read(name, layer)()
+            if not param.contracted:
+                return lambda: found
+            size = np.abs(found.values).max(param.contracted, keepdims=True)
+            # A power of two: products with it are exact.
+            scale = np.exp2(np.ceil(np.log2(size / 127))).astype(np.float32)
+            values = np.rint(found.values / scale).astype(np.int8)
+            stored = pax.Stored(values * scale) if self._wide else pax.Stored(values, scale)
+            return lambda: stored
+
+    both = [
+        weights.packed(Quantised(wide), config, Backend("float32"), jnp.float32, no_progress)
+        for wide in (True, False)
+    ]
+    assert_same(*both)
