@@ -48,7 +48,7 @@ void Row(const Choice& c, int row) {
   auto* const above = static_cast<int32_t*>(Scratch(Place::kPiece, sizeof(int32_t) * c.columns));
   int found = 0;
   const float sum = exp_sum(logits, c.columns, most, threshold, above, &found);
-  c.log_mass[row] = most + std::log(sum);
+  c.log_sum[row] = std::log(sum);
   if (found < c.best) {  // NaN, which are above nothing
     std::iota(above, above + c.columns, 0);
     found = c.columns;

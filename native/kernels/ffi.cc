@@ -197,12 +197,17 @@ ffi::Error AttentionCall(ffi::ThreadPool pool, Floats qkv, Ints index, Ints num_
   });
 }
 
-ffi::Error ChoiceCall(ffi::ThreadPool pool, Floats logits, ffi::Result<Floats> values,
-                      ffi::Result<Ints> indices, ffi::Result<Floats> log_mass) {
+ffi::Error ChoiceCall(ffi::ThreadPool pool, Floats logits, Ints valid_rows,
+                      ffi::Result<Floats> values, ffi::Result<Ints> indices,
+                      ffi::Result<Floats> log_sum) {
   return Guarded([&] {
-    const Choice choice = {Dim(logits, 0),        Dim(logits, 1),       Dim(*values, 1),
-                           logits.typed_data(),   values->typed_data(), indices->typed_data(),
-                           log_mass->typed_data()};
+    const Choice choice = {.rows = std::min(Dim(logits, 0), valid_rows.typed_data()[0]),
+                           .columns = Dim(logits, 1),
+                           .best = Dim(*values, 1),
+                           .logits = logits.typed_data(),
+                           .values = values->typed_data(),
+                           .indices = indices->typed_data(),
+                           .log_sum = log_sum->typed_data()};
     PoolRunner runner = Runner(pool);
     Compute(choice, &runner);
   });
@@ -253,9 +258,14 @@ XLA_FFI_DEFINE_HANDLER(kAttention, AttentionCall,
                            .Attr<int64_t>("style")
                            .Attr<float>("query_scale"));
 
-XLA_FFI_DEFINE_HANDLER(
-    kChoice, ChoiceCall,
-    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Floats>().Ret<Floats>().Ret<Ints>().Ret<Floats>());
+XLA_FFI_DEFINE_HANDLER(kChoice, ChoiceCall,
+                       ffi::Ffi::Bind()
+                           .Ctx<ffi::ThreadPool>()
+                           .Arg<Floats>()
+                           .Arg<Ints>()
+                           .Ret<Floats>()
+                           .Ret<Ints>()
+                           .Ret<Floats>());
 
 constexpr FfiHandler kHandlers[] = {
     {"sax_linear", kLinear}, {"sax_attention", kAttention}, {"sax_choice", kChoice}};

@@ -18,12 +18,13 @@ _TEMPERATURE = 0
 
 
 class Entries(NamedTuple):
-    """What is known of the N entries of a step besides their logits; i32, one row an entry."""
+    """What is known of the N entries of a step besides their logits; i32, a row an entry."""
 
     params: jax.Array  # [N, ROW_PARAMS]
     target: jax.Array  # token whose log-probability is wanted, or -1
     sample: jax.Array
     position: jax.Array  # of the token to be chosen
+    valid: jax.Array  # i32: how many count; nothing is said of those behind them
 
 
 def row_params(params: SamplingParams, first_stop: int) -> np.ndarray:
@@ -46,22 +47,22 @@ def choose(
 ) -> jax.Array:
     """logits f32[N, V], changes as adjustments.pack makes them -> result f32[N, width], see
     saxml.engine.result."""
-    V = logits.shape[1]
+    V, stop_ids = logits.shape[1], jnp.array(options.stop_ids, jnp.int32)
     kept = min(V, options.top_k or V)
     num_best = min(V, max(options.num_candidates, options.max_logprobs))
-    shifted, logsum = _normalise(logits)
+    ranking = options.backend.rank(logits, max(kept, num_best), entries.valid)
     floats = jax.lax.bitcast_convert_type(entries.params[:, :3], jnp.float32)
     barred = entries.position < entries.params[:, 5]
 
-    def changed() -> jax.Array:
+    def changed() -> tuple[jax.Array, jax.Array]:
         own = adjustments.apply(changes, logits)
-        stops = own[:, jnp.array(options.stop_ids, jnp.int32)]
-        stops = jnp.where(barred[:, None], -jnp.inf, stops)
-        return own.at[:, jnp.array(options.stop_ids, jnp.int32)].set(stops)
+        stops = jnp.where(barred[:, None], -jnp.inf, own[:, stop_ids])
+        own = own.at[:, stop_ids].set(stops)
+        return options.backend.rank(own, kept, entries.valid).best(kept)
 
-    own = jax.lax.cond(barred.any() | adjustments.present(changes), changed, lambda: shifted)
-    values, ids = _top(own, kept)
-    best, best_ids = _top(shifted, num_best)
+    values, ids = jax.lax.cond(
+        barred.any() | adjustments.present(changes), changed, lambda: ranking.best(kept)
+    )
     rank = sampling.sample(
         values - values.max(-1, keepdims=True),
         temperature=floats[:, 0],
@@ -71,38 +72,18 @@ def choose(
         keys=sampling.row_keys(entries.params[:, 4], entries.sample, entries.position),
     )
     token = jnp.take_along_axis(ids, rank[:, None], 1)
+    told = jnp.concatenate([token, jnp.maximum(entries.target, 0)[:, None]], axis=1)
 
     def logp(scores: jax.Array) -> jax.Array:
-        return jnp.maximum(scores - logsum, LEAST_LOGP)
+        return jnp.maximum(ranking.logp(scores), LEAST_LOGP)
 
+    best, best_ids = ranking.best(num_best)
     pairs = jnp.stack([logp(best), best_ids.astype(jnp.float32)], axis=-1)
     columns = [
         token.astype(jnp.float32),
-        logp(jnp.take_along_axis(shifted, token, 1)),
-        logp(jnp.take_along_axis(shifted, jnp.maximum(entries.target, 0)[:, None], 1)),
-        logits.max(-1, keepdims=True) + logsum,
+        logp(jnp.take_along_axis(logits, told, 1)),
+        ranking.most + ranking.log_sum,
         pairs.reshape(len(logits), 2 * num_best),
-        logp(shifted[:, jnp.array(options.stop_ids, jnp.int32)]),
+        logp(logits[:, stop_ids]),
     ]
     return jnp.concatenate(columns, axis=1)
-
-
-def _top(scores: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
-    """The best of each row, descending, and their places; of equal ones the first place first.
-
-    Nothing of it may be sliced: XLA's CPU backend then sorts all of a row, a hundred times slower.
-    """
-    if count == 0:
-        return scores[:, :0], jnp.zeros((len(scores), 0), jnp.int32)
-    if count == 1:
-        place = jnp.argmax(scores, axis=-1, keepdims=True)
-        return jnp.take_along_axis(scores, place, 1), place
-    values, places = jax.lax.top_k(scores, count)
-    return values, places
-
-
-def _normalise(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """logits minus their row's greatest, and f32[N, 1]: the log of the sum of the exponentials of
-    that. Their difference is log_softmax, to the bit."""
-    shifted = logits - logits.max(-1, keepdims=True)
-    return shifted, jnp.log(jnp.exp(shifted).sum(-1, keepdims=True))

@@ -54,12 +54,13 @@ def make_step(config: ModelConfig, options: EngineOptions, bucket: int, offsets:
         hidden, pages = family.forward(
             config, params, embedded, field("positions"), attend, pages, header[0]
         )
-        logits = family.logits(config, params, hidden[field("entry_token")])
+        logits = family.logits(config, params, hidden[field("entry_token")], header[3])
         entries = choice.Entries(
             params=field("entry_params").reshape(R, -1),
             target=field("entry_target"),
             sample=field("entry_sample"),
             position=field("entry_position"),
+            valid=header[3],
         )
         found = choice.choose(options, logits, entries, changes)
         chosen = jnp.zeros(options.max_rows, jnp.int32)

@@ -116,7 +116,8 @@ def forward(
     return norms.layer_norm(x, p["final_norm.scale"], p["final_norm.bias"], c.norm_eps), cache
 
 
-def logits(c: ModelConfig, p: Mapping[str, Any], hidden: jax.Array) -> jax.Array:
-    """hidden f[N, D] -> logits f32[N, V]."""
-    ((found,),) = linear.project(p, products(c)[2], hidden)
-    return found.astype(jnp.float32)
+def logits(
+    c: ModelConfig, p: Mapping[str, Any], hidden: jax.Array, valid: jax.Array | None = None
+) -> jax.Array:
+    """hidden f[N, D] -> logits f32[N, V], of which the first `valid` rows are right; None: all."""
+    return layers.logits(p, products(c)[2], hidden, valid)

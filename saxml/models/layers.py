@@ -41,3 +41,14 @@ def scan_layers(
 
     (_, x, cache), _ = jax.lax.scan(step, (jnp.int32(0), x, cache), cut, length=count)
     return x, cache
+
+
+def logits(
+    p: Mapping[str, Any], product: linear.Columns, hidden: jax.Array, valid: jax.Array | None
+) -> jax.Array:
+    """The product of the output head: hidden f[N, D] -> f32[N, V]. Only the first `valid` rows need
+    be right; None: all."""
+    if product.name in p:
+        p = {product.name: p[product.name].at(jnp.int32(0), valid)}
+    ((found,),) = linear.project(p, product, hidden)
+    return found.astype(jnp.float32)

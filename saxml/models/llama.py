@@ -136,7 +136,8 @@ def forward(
     return norms.rms_norm(x, p["final_norm.scale"], c.norm_eps), cache
 
 
-def logits(c: ModelConfig, p: Mapping[str, Any], hidden: jax.Array) -> jax.Array:
-    """hidden f[N, D] -> logits f32[N, V]."""
-    ((found,),) = linear.project(p, products(c)[4], hidden)
-    return found.astype(jnp.float32)
+def logits(
+    c: ModelConfig, p: Mapping[str, Any], hidden: jax.Array, valid: jax.Array | None = None
+) -> jax.Array:
+    """hidden f[N, D] -> logits f32[N, V], of which the first `valid` rows are right; None: all."""
+    return layers.logits(p, products(c)[4], hidden, valid)

@@ -42,8 +42,15 @@ class Family(Protocol):
     ) -> tuple[jax.Array, Cache]:
         """Hidden states f[T, D] of one step, and what `attend` made of the cache."""
 
-    def logits(self, c: ModelConfig, p: Mapping[str, Any], hidden: jax.Array, /) -> jax.Array:
-        """Logits f32[N, V] of hidden states f[N, D]."""
+    def logits(
+        self,
+        c: ModelConfig,
+        p: Mapping[str, Any],
+        hidden: jax.Array,
+        valid: jax.Array | None = None,
+        /,
+    ) -> jax.Array:
+        """Logits f32[N, V] of hidden states f[N, D]; only the first `valid` rows need be right."""
 
 
 FAMILIES: dict[str, Family] = {"gptj": gptj, "llama": llama}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import jax
 import jax.numpy as jnp
 
-from saxml.ops import attention, linear
+from saxml.ops import attention, linear, ranking
 from saxml.ops.attention import Attend, RaggedBatch
 from saxml.ops.heads import Heads
 
@@ -93,6 +93,18 @@ class Backend:
             paged = functools.partial(attention.ragged_paged_attention, batch=batch)
             return attention.by_heads(paged, heads)
         return functools.partial(self._kernel_attend, batch, heads, page_size)
+
+    def rank(self, logits: jax.Array, most: int, valid: jax.Array) -> ranking.Ranking:
+        """Of logits f32[N, V], whose first `valid` rows count; not more than `most`, from 1 on,
+        will be asked for as the best."""
+        if self.element is None:
+            return ranking.rank(logits)
+        from saxml.ops import cpu_kernels
+
+        values, tokens, log_sum = cpu_kernels.top_k(logits, most, valid)
+        return ranking.Ranking(
+            values[:, :1], log_sum[:, None], lambda count: (values[:, :count], tokens[:, :count])
+        )
 
     def _kernel_pages(self, heads: Heads, page_size: int):  # type: ignore[no-untyped-def]
         from saxml.ops import cpu_kernels

@@ -274,19 +274,19 @@ def rotary(angles: jax.Array, style: str) -> tuple[jax.Array, jax.Array]:
     return jnp.concatenate([cos, cos], -1), jnp.concatenate([-sin, sin], -1)
 
 
-def top_k(logits: jax.Array, k: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The best of logits f32[N, V]: (values f32[N, k], falling, tokens i32[N, k], log sum exp
-    f32[N]).
+def top_k(logits: jax.Array, k: int, valid: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The best of logits f32[N, V]: (values f32[N, k], falling, tokens i32[N, k], log f32[N] of the
+    sum of exp(logit - the greatest)); of the first `valid` rows.
 
-    Of equal ones the lowest token comes first.
+    Of equal ones the lowest token comes first. A row with NaN has NaN as its log.
     """
     N = logits.shape[0]
-    values, indices, mass = jax.ffi.ffi_call(
+    values, indices, log_sum = jax.ffi.ffi_call(
         "sax_choice",
         (
             jax.ShapeDtypeStruct((N, k), jnp.float32),
             jax.ShapeDtypeStruct((N, k), jnp.int32),
             jax.ShapeDtypeStruct((N,), jnp.float32),
         ),
-    )(logits)
-    return values, indices, mass
+    )(logits, valid[None])
+    return values, indices, log_sum

@@ -105,6 +105,7 @@ def test_kept_tokens_are_those_of_the_warpers(name: str, name_of_min_p: str) -> 
             target=jnp.zeros(draws, jnp.int32),
             sample=jnp.arange(draws, dtype=jnp.int32),
             position=jnp.ones(draws, jnp.int32),
+            valid=jnp.int32(draws),
         )
         rows = jnp.broadcast_to(logits[row], (draws, logits.shape[1]))
         chosen = choose(options(50), rows, entries, adjustments.nothing(512))
