@@ -5,6 +5,7 @@ checkpoint_00000000/
   metadata/metadata                     JSON: version, and the shape and dtype of each array
   metadata/commit_success.txt
   state/mdl_vars.params.<name>/         one zarr v2 array each, gzip chunks
+  state/mdl_vars.params.<name>_quantized_scale/   where <name> is int8, see quantised.py
   state/step/
   state/commit_success.txt
   sax_model.json, tokenizer/            ours, see record.py; Pax ignores them
@@ -27,6 +28,7 @@ METADATA = "metadata/metadata"
 COMMIT = "commit_success.txt"
 COMMIT_FILES = (f"state/{COMMIT}", f"metadata/{COMMIT}", COMMIT)
 DTYPES = ("float32", "bfloat16", "float16")
+INT8 = "int8"  # with scales beside it, see quantised.py
 CHUNK_BYTES = 16 << 20
 _STEP_NAME = re.compile(r"(?:checkpoint_)?(\d+)$")
 _METADATA_TAG = "_array_metadata_tag"

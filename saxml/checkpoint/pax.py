@@ -14,6 +14,7 @@ import tensorstore as ts
 
 from saxml.checkpoint import layout, slices
 from saxml.checkpoint.folder import Folder, translated
+from saxml.checkpoint.scales import read_scales
 from saxml.common import errors
 from saxml.models.params import Param
 
@@ -71,14 +72,15 @@ def restore(
 ) -> dict[str, jax.Array]:
     """Restores declared arrays by run-time name; layers come stacked in front.
 
-    `dtype` converts (float32 on disk to bfloat16, say); None keeps the first layer's. Each process
-    reads only what its devices hold: `sharding_of(name, param)` says how an array is laid out, None
-    puts it on the default device. An axis called "vocab" that differs from the declaration is cut
-    or padded with zeros. `progress(done, total)` counts bytes on disk, uncompressed.
+    `dtype` converts (float32 on disk to bfloat16, say); None keeps the first layer's, or makes
+    float32 of int8. Each process reads only what its devices hold: `sharding_of(name, param)` says
+    how an array is laid out, None puts it on the default device. An axis called "vocab" that
+    differs from the declaration is cut or padded with zeros. `progress(done, total)` counts bytes
+    on disk, uncompressed.
 
     All arrays are checked before the first is read; host memory holds one device's part of one
     array and the chunks in flight. Raises as open_checkpoint does, NotFoundError for a missing
-    array, FailedPreconditionError for a wrong shape or dtype.
+    array, FailedPreconditionError for a wrong shape or dtype, and what read_scales does.
     """
     checkpoint = open_checkpoint(path)
     stored = _open_arrays(checkpoint, params)
@@ -131,15 +133,15 @@ class StoredWeights:
         return self._sources[name].layer_nbytes
 
     def read(self, name: str, layer: int) -> Callable[[], Stored]:
-        """Begins to read one layer (0 where there are none): float32, or bfloat16 where it is so
-        stored. What is returned waits for it."""
+        """Begins to read one layer (0 where there are none): float32, or bfloat16 or int8 where it
+        is so stored. What is returned waits for it."""
         what = f"array {_names(self._params[name])[layer]} in {self._checkpoint.folder.path}"
         with translated(what):
             reading = self._sources[name].layer(layer)
 
         def result() -> Stored:
             with translated(what):
-                return Stored(reading.result())
+                return Stored(reading.result(), self._sources[name].scales[layer])
 
         return result
 
@@ -221,8 +223,12 @@ def _source(
                 f"{list(store.shape)}, that of the first layer {list(first.shape)}; convert the "
                 "model again"
             )
-    wanted = np.dtype(first.dtype.numpy_dtype if dtype is None else dtype)
-    return slices.StackedSource(stores, param.stacked_shape, wanted, bool(param.layers))
+    scales = read_scales(checkpoint.folder, param, _names(param), stores)
+    if dtype is None:
+        dtype = np.float32 if first.dtype.name == layout.INT8 else first.dtype.numpy_dtype
+    return slices.StackedSource(
+        stores, param.stacked_shape, np.dtype(dtype), bool(param.layers), scales
+    )
 
 
 def _check(checkpoint: Checkpoint, param: Param, name: str, store: Any) -> None:
@@ -236,10 +242,11 @@ def _check(checkpoint: Checkpoint, param: Param, name: str, store: Any) -> None:
             f"{where} has shape {list(found)}, wanted {list(wanted)}; publish it with the model it "
             "was converted for (AutoLM takes the sizes from the checkpoint)"
         )
-    if store.dtype.name not in layout.DTYPES:
+    known = (*layout.DTYPES, layout.INT8)
+    if store.dtype.name not in known:
         raise errors.FailedPreconditionError(
-            f"{where} has dtype {store.dtype.name}, wanted one of {', '.join(layout.DTYPES)}; "
-            "convert the model again"
+            f"{where} has dtype {store.dtype.name}, wanted one of {', '.join(known)}; convert the "
+            "model again"
         )
 
 

@@ -79,9 +79,10 @@ class CheckpointWriter:
 
     def array(self, name: str, shape: Sequence[int], dtype: str) -> "ArrayWriter":
         """Creates an array; `name` has no mdl_vars prefix. All of it must then be put()."""
-        if dtype not in layout.DTYPES:
+        if dtype not in (*layout.DTYPES, layout.INT8):
             raise errors.InvalidArgumentError(
-                f"array {name} is {dtype}; a checkpoint holds {', '.join(layout.DTYPES)}"
+                f"array {name} is {dtype}; a checkpoint holds {', '.join(layout.DTYPES)} and "
+                f"{layout.INT8}"
             )
         if name in self._arrays:
             raise errors.AlreadyExistsError(f"array {name} is written twice")

@@ -109,10 +109,15 @@ class Stack:
         size = self._depth, self._columns
         scale = self._scale[layer] if self._element == "int8" else None
         sums = self._sum[layer] if self._element == "int8" else None
-        pieces = [(b, _floats(b)) for b in blocks]
+        pieces = [(b, b.values if self._keeps(b) else _floats(b)) for b in blocks]
         if scale is not None:
             for block, values in pieces:
-                kernels.column_scales(scale, *size, values, block.first_column, block.layout)
+                place = block.first_column, block.layout
+                if block.scale is not None and self._keeps(block):
+                    own = np.ascontiguousarray(block.scale[0])
+                    kernels.place_scales(scale, self._columns, own, *place)
+                else:
+                    kernels.column_scales(scale, *size, values, *place)
         for block, values in pieces:
             kernels.pack(
                 self._units[layer],
@@ -125,6 +130,11 @@ class Stack:
                 scale,
                 sums,
             )
+
+    def _keeps(self, block: Block) -> bool:
+        """Whether integers stay as they are: others below them would need other scales."""
+        whole = block.values.shape[0] == self._depth
+        return self._element == "int8" and block.scale is not None and whole
 
     def packed(self) -> Packed:
         """What has been put. The memory is shared."""

@@ -118,7 +118,8 @@ class Operand:
     layer i32 and valid i32, rows that count, are known where it is used; None before.
     """
 
-    packed: Any  # cpu_kernels.Packed
+    # cpu_kernels.Packed: one, or one for each input of a Rows.
+    packed: tuple[Any, ...]
     bias: jax.Array | None
     norm_scale: jax.Array | None
     norm_bias: jax.Array | None
@@ -152,7 +153,7 @@ def lookup(operand: Operand, columns: jax.Array) -> jax.Array:
     """Columns i32[N] of a packed product that is not stacked -> f[N, depth]."""
     from saxml.ops import cpu_kernels
 
-    return cpu_kernels.columns(operand.packed, columns)
+    return cpu_kernels.columns(operand.packed[0], columns)
 
 
 def _layer_and_rows(operand: Operand, rows: int) -> tuple[jax.Array, jax.Array]:
@@ -170,7 +171,8 @@ def _packed_project(operand: Operand, product: Columns, x: jax.Array) -> tuple[j
         norm = cpu_kernels.Norm(operand.norm_scale, operand.norm_bias, kind, product.norm.eps)
     layer, valid = _layer_and_rows(operand, x.shape[0])
     # What goes into the next product is rounded there in any case.
-    narrow = jnp.float32 if operand.packed.element == "float32" else jnp.bfloat16
+    (packed,) = operand.packed
+    narrow = jnp.float32 if packed.element == "float32" else jnp.bfloat16
     widths = operand.widths
     outputs = [
         cpu_kernels.Output(
@@ -178,9 +180,7 @@ def _packed_project(operand: Operand, product: Columns, x: jax.Array) -> tuple[j
         )
         for width, group in zip(widths, product.groups, strict=True)
     ]
-    return cpu_kernels.linear(
-        [x], operand.packed, layer, valid, outputs, norm=norm, bias=operand.bias
-    )
+    return cpu_kernels.linear([x], packed, layer, valid, outputs, norm=norm, bias=operand.bias)
 
 
 def _packed_combine(
@@ -189,13 +189,16 @@ def _packed_combine(
     from saxml.ops import cpu_kernels
 
     layer, valid = _layer_and_rows(operand, residual.shape[0])
-    (y,) = cpu_kernels.linear(
-        inputs,
-        operand.packed,
-        layer,
-        valid,
-        [cpu_kernels.Output(residual.shape[1])],
-        bias=operand.bias,
-        residual=residual,
-    )
-    return y
+    whole = len(operand.packed) == 1
+    for i, packed in enumerate(operand.packed):
+        last = i + 1 == len(operand.packed)
+        (residual,) = cpu_kernels.linear(
+            inputs if whole else inputs[i : i + 1],
+            packed,
+            layer,
+            valid,
+            [cpu_kernels.Output(residual.shape[1])],
+            bias=operand.bias if last else None,
+            residual=residual,
+        )
+    return residual

@@ -97,10 +97,15 @@ class _Place:
     first_row: int
     first_column: int
     layout: Layout
+    stack: int = 0
 
 
 class _Filled:
-    """One product: a stack of matrices, and the vectors that go with it."""
+    """One product: a stack of matrices, and the vectors that go with it.
+
+    The matrices of a Rows have a stack each in int8: those below one another would have to share
+    their columns' scales.
+    """
 
     def __init__(
         self,
@@ -113,18 +118,18 @@ class _Filled:
         biases: dict[str, int] = {}  # first columns
         norm = product.norm if isinstance(product, Columns) else None
         if isinstance(product, Rows):
-            depth, self._widths = self._place_rows(product, shapes)
+            depths, self._widths = self._place_rows(product, shapes, apart=element == "int8")
             if product.bias is not None:
                 biases[product.bias] = 0
         else:
-            depth, self._widths = self._place_columns(product, shapes)
+            depths, self._widths = self._place_columns(product, shapes)
             firsts = itertools.accumulate(self._widths, initial=0)
             biases = {
                 g.bias: first for g, first in zip(product.groups, firsts, strict=False) if g.bias
             }
         self.layers = shapes[next(iter(self._places))].shape[0] if product.stacked else 1
         columns = sum(self._widths)
-        self._stack = cpu_kernels.Stack(self.layers, element, depth, columns)
+        self._stacks = [cpu_kernels.Stack(self.layers, element, d, columns) for d in depths]
         # Where vectors go: a stack of them, and the first place there.
         self._slots: dict[str, tuple[Array, int]] = {}
         self._bias = self._norm_scale = self._norm_bias = None
@@ -132,10 +137,10 @@ class _Filled:
             self._bias = huge_pages.zeros((self.layers, columns), np.float32)
             self._slots = {name: (self._bias, first) for name, first in biases.items()}
         if norm is not None:
-            self._norm_scale = huge_pages.zeros((self.layers, depth), np.float32)
+            self._norm_scale = huge_pages.zeros((self.layers, depths[0]), np.float32)
             self._slots[norm.scale] = (self._norm_scale, 0)
             if norm.bias is not None:
-                self._norm_bias = huge_pages.zeros((self.layers, depth), np.float32)
+                self._norm_bias = huge_pages.zeros((self.layers, depths[0]), np.float32)
                 self._slots[norm.bias] = (self._norm_bias, 0)
         self.names = (*self._places, *self._slots)
         twin = product.transposed if isinstance(product, Columns) else None
@@ -143,14 +148,22 @@ class _Filled:
 
     def put(self, layer: int, parts: Mapping[str, Matrix]) -> None:
         """Packs one layer."""
-        blocks = [
-            Block(parts[name].values, parts[name].scale, *dataclasses.astuple(place))
-            for name, place in self._places.items()
-        ]
-        self._stack.put(layer, blocks)
-        for name, (stack, first) in self._slots.items():
+        for index, stack in enumerate(self._stacks):
+            blocks = [
+                Block(
+                    parts[name].values,
+                    parts[name].scale,
+                    place.first_row,
+                    place.first_column,
+                    place.layout,
+                )
+                for name, place in self._places.items()
+                if place.stack == index
+            ]
+            stack.put(layer, blocks)
+        for name, (vectors, first) in self._slots.items():
             values = parts[name].values
-            stack[layer, first : first + len(values)] = values
+            vectors[layer, first : first + len(values)] = values
 
     def operand(self) -> Operand:
         """What the kernels take."""
@@ -158,20 +171,24 @@ class _Filled:
         bias, scale, shift = (
             None if v is None else jax.device_put(v, may_alias=True) for v in vectors
         )
-        return Operand(self._stack.packed(), bias, scale, shift, self._widths)
+        packed = tuple(stack.packed() for stack in self._stacks)
+        return Operand(packed, bias, scale, shift, self._widths)
 
     def _place_rows(
-        self, product: Rows, shapes: Mapping[str, jax.ShapeDtypeStruct]
-    ) -> tuple[int, tuple[int, ...]]:
-        depth = 0
+        self, product: Rows, shapes: Mapping[str, jax.ShapeDtypeStruct], *, apart: bool
+    ) -> tuple[list[int], tuple[int, ...]]:
+        """Depths of the stacks, and the widths of outputs."""
+        depths: list[int] = []
         for name in product.matrices:
-            self._places[name] = _Place(depth, 0, "plain")
-            depth += shapes[name].shape[-2]
-        return depth, (shapes[product.matrices[0]].shape[-1],)
+            if apart or not depths:
+                depths.append(0)
+            self._places[name] = _Place(depths[-1], 0, "plain", len(depths) - 1)
+            depths[-1] += shapes[name].shape[-2]
+        return depths, (shapes[product.matrices[0]].shape[-1],)
 
     def _place_columns(
         self, product: Columns, shapes: Mapping[str, jax.ShapeDtypeStruct]
-    ) -> tuple[int, tuple[int, ...]]:
+    ) -> tuple[list[int], tuple[int, ...]]:
         first = 0
         widths = []
         for group in product.groups:
@@ -187,4 +204,4 @@ class _Filled:
                     column += size
             widths.append(sum(sizes))
             first += widths[-1]
-        return shapes[product.groups[0].matrices[0]].shape[-2], tuple(widths)
+        return [shapes[product.groups[0].matrices[0]].shape[-2]], tuple(widths)

@@ -14,16 +14,31 @@ OFF = "off"
 _LARGEST_HEAD = 512
 
 
-def choose(wanted: str, dtype: str, config: ModelConfig, page_size: int, devices: int) -> Backend:
+def choose(
+    wanted: str,
+    dtype: str,
+    config: ModelConfig,
+    page_size: int,
+    devices: int,
+    *,
+    int8: bool = False,
+) -> Backend:
     """The backend for a model: the kernels on one CPU device where its sizes suit them.
 
-    wanted: auto (the best level), off, or a level by name; dtype: FPROP_DTYPE. Raises
+    wanted: auto (the best level), off, or a level by name; dtype: FPROP_DTYPE; int8: whether
+    matrices are to be int8, which the log denies where the kernels do not compute the model. Raises
     InvalidArgumentError for a level that this CPU has not.
     """
-    if jax.default_backend() != "cpu" or wanted == OFF:
-        return PLAIN
-    if reason := _why_not(config, page_size, devices):
+    reason: str | None
+    if (device := jax.default_backend()) != "cpu":
+        reason = f"the device is a {device}"
+    elif wanted == OFF:
+        reason = "they are off"
+    elif reason := _why_not(config, page_size, devices):
         logging.warning("plain JAX computes this model, and not the CPU kernels: %s", reason)
+    if reason:
+        if int8:
+            logging.warning("matrices are not int8 but floats: CPU kernels only, and %s", reason)
         return PLAIN
     from saxml import kernels
 
@@ -32,6 +47,8 @@ def choose(wanted: str, dtype: str, config: ModelConfig, page_size: int, devices
     except ValueError as e:
         raise errors.InvalidArgumentError(f"--cpu_kernels={wanted}: {e}") from None
     element: Element = "bfloat16" if dtype == "bfloat16" else "float32"
+    if int8:
+        element = "int8"
     logging.info("CPU kernels at level %s, weights in %s", kernels.level(), element)
     return Backend(element)
 

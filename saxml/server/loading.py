@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import psutil
 from absl import logging
 
+from saxml.checkpoint import layout
 from saxml.checkpoint.pax import StoredWeights, open_checkpoint, restore
 from saxml.checkpoint.record import RECORD, ModelRecord
 from saxml.common import errors
@@ -77,7 +78,8 @@ def load(params: CommonServingTemplate, checkpoint: str, options: LoadOptions) -
         gradient.check(config, differentiated)
     # What is differentiated must be plain JAX.
     wanted = cpu.OFF if differentiated is not None else options.cpu_kernels
-    backend = cpu.choose(wanted, params.FPROP_DTYPE, config, params.PAGE_SIZE, mesh.size)
+    int8 = params.WEIGHT_DTYPE == layout.INT8 or _is_int8(checkpoint)
+    backend = cpu.choose(wanted, params.FPROP_DTYPE, config, params.PAGE_SIZE, mesh.size, int8=int8)
     dtype = compute_dtype(params, backend)
     weights = _weights(config, checkpoint, mesh, dtype, backend, options.seed)
     engine = Engine(
@@ -108,6 +110,13 @@ def _record(params: CommonServingTemplate, checkpoint: str) -> ModelRecord | Non
     data = folder.read(RECORD)
     # Checkpoints of other converters have no record; classes that state their sizes need none.
     return None if data is None else ModelRecord.from_bytes(data, f"{folder.path}/{RECORD}")
+
+
+def _is_int8(checkpoint: str) -> bool:
+    """Whether matrices of a checkpoint are int8."""
+    if checkpoint == NO_CHECKPOINT:
+        return False
+    return any(dtype == layout.INT8 for _, dtype in open_checkpoint(checkpoint).arrays.values())
 
 
 def _tokenizer(
@@ -224,7 +233,8 @@ def engine_options(
         )
     together = params.NUM_CACHE_SLOTS or params.batch_size
     rows = max(width, together * (beam.beam_size if beam else params.NUM_SAMPLES))
-    num_pages = _num_pages(params, config, dtype, rows, width, max_len)
+    of_pages = dtype if backend == PLAIN else jnp.dtype(backend.page_element)
+    num_pages = _num_pages(params, config, of_pages, rows, width, max_len)
     greedy_only = not beam and params.NUM_SAMPLES == params.TOP_K == 1
     return EngineOptions(
         page_size=params.PAGE_SIZE,

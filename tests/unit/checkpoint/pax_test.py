@@ -195,9 +195,9 @@ def test_wrong_shape(checkpoint: pathlib.Path) -> None:
 
 def test_wrong_dtype(checkpoint: pathlib.Path) -> None:
     path = checkpoint / "state" / "mdl_vars.params.lm.softmax.logits_ffn.bias.b"
-    spec = layout.zarr_spec({"driver": "file", "path": f"{path}/"}, (7,), "int8")
+    spec = layout.zarr_spec({"driver": "file", "path": f"{path}/"}, (7,), "int16")
     ts.open(spec, create=True, delete_existing=True).result()
-    with pytest.raises(errors.FailedPreconditionError, match=r"bias.b has dtype int8, wanted one"):
+    with pytest.raises(errors.FailedPreconditionError, match=r"bias.b has dtype int16, wanted one"):
         pax.restore(str(checkpoint), PARAMS)
 
 

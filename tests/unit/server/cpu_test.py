@@ -26,6 +26,18 @@ def test_weights_are_kept_as_the_configuration_says(config: ModelConfig) -> None
     assert cpu.choose("off", "bfloat16", config, 16, 1) == PLAIN
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_int8_is_for_the_kernels_and_its_absence_is_said(
+    dtype: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert cpu.choose("auto", dtype, tiny.LLAMA, 16, 1, int8=True) == Backend("int8")
+    assert "not int8" not in caplog.text
+    assert cpu.choose("off", dtype, tiny.LLAMA, 16, 1, int8=True) == PLAIN
+    assert "matrices are not int8 but floats: CPU kernels only, and they are off" in caplog.text
+    assert cpu.choose("auto", dtype, tiny.LLAMA, 8, 1, int8=True) == PLAIN
+    assert "CPU kernels only, and PAGE_SIZE 8 is no multiple of 16" in caplog.text
+
+
 def test_a_level_can_be_forced() -> None:
     assert cpu.choose("portable", "float32", tiny.GPTJ, 16, 1) == Backend("float32")
     assert kernels.level() == "portable"

@@ -16,8 +16,10 @@ from saxml.models import registry, sharding
 from saxml.models.config import ModelConfig
 from saxml.models.params import random_params
 from saxml.ops.backend import Backend, Element
+from saxml.ops.linear import Operand
 from saxml.server import weights
 from tests.unit.engine import tiny
+from tools.convert.quantize import quantize
 
 UNTIED = dataclasses.replace(tiny.LLAMA, tied_embeddings=False, num_layers=3)
 KEY = jax.random.key(7)
@@ -60,7 +62,7 @@ def assert_same(found: dict[str, object], wanted: dict[str, object]) -> None:
 @pytest.mark.parametrize("config", [tiny.GPTJ, tiny.LLAMA, UNTIED], ids=["gptj", "tied", "llama"])
 def test_random_weights_are_those_of_plain_jax(config: ModelConfig, element: Element) -> None:
     backend = Backend(element)
-    source = weights.RandomWeights(registry.parameters(config), KEY)
+    source = weights.RandomWeights(registry.parameters(config), KEY, jnp.float32)
     found = weights.packed(source, config, backend, jnp.float32, no_progress)
     prepared = registry.prepare(config, whole(config))
     assert_same(found, backend.pack(prepared, registry.family(config).products(config)))
@@ -99,6 +101,31 @@ def test_what_cannot_be_read_is_named(tmp_path: pathlib.Path) -> None:
         weights.packed(source, tiny.GPTJ, Backend("bfloat16"), jnp.bfloat16, no_progress)
 
 
+def test_int8_values_are_packed_as_they_are_stored(tmp_path: pathlib.Path) -> None:
+    """Packed are the integers of the checkpoint, which are those that a load makes of floats."""
+    for config in (tiny.GPTJ, UNTIED):
+        declared = registry.parameters(config)
+        path = write(tmp_path / config.family, config, "float32")
+        small = quantize(path, str(tmp_path / f"{config.family}_int8"))
+        made, kept = (
+            weights.packed(
+                pax.StoredWeights(p, declared), config, Backend("int8"), jnp.float32, no_progress
+            )
+            for p in (path, small)
+        )
+        assert_same(made, kept)
+        # Every matrix by itself, whatever lies beside or below it.
+        packed = [p for o in kept.values() if isinstance(o, Operand) for p in o.packed]
+        totals = sum(np.abs(np.asarray(p.units).view(np.int8).astype(int)).sum() for p in packed)
+        stored = pax.StoredWeights(small, declared)
+        assert totals == sum(
+            np.abs(stored.read(name, layer)().values.astype(int)).sum()
+            for name, param in declared.items()
+            if param.contracted
+            for layer in range(max(param.layers, 1))
+        )
+
+
 def test_scales_are_seen_as_their_values_are() -> None:
     """int8 values as they are stored, and what they stand for, give the same matrices."""
     config = tiny.GPTJ
@@ -106,7 +133,7 @@ def test_scales_are_seen_as_their_values_are() -> None:
 
     class Quantised(weights.RandomWeights):
         def __init__(self, wide: bool) -> None:
-            super().__init__(declared, KEY)
+            super().__init__(declared, KEY, jnp.float32)
             self._wide = wide
 
         def read(self, name: str, layer: int):  # type: ignore[no-untyped-def]

@@ -109,10 +109,12 @@ class CommonServingTemplate:
     # "embeddings", the embedded inputs, and weights by their paths, "params/lm/final_ln/scale".
     GRADIENT_WRT_INPUT_TENSOR_NAMES: Any = None
     GRADIENT_WRT_MDL_VAR_TENSOR_NAMES: Any = None
-    # Numbers and memory. PAGE_SIZE tokens a page of keys and values; KV_CACHE_GIB bounds all of
-    # them (None: a share of the free memory). PREFIX_CACHE keeps full pages for later prompts that
-    # begin alike, until others need the room.
+    # Numbers and memory. WEIGHT_DTYPE "int8" rounds matrices at load (None: int8 where the
+    # checkpoint has int8, else FPROP_DTYPE). PAGE_SIZE tokens a page of keys and values;
+    # KV_CACHE_GIB bounds all of them (None: a share of the free memory). PREFIX_CACHE keeps full
+    # pages for later prompts that begin alike, until others need the room.
     FPROP_DTYPE: Any = "float32"
+    WEIGHT_DTYPE: Any = None
     PAGE_SIZE: Any = 16
     KV_CACHE_GIB: Any = None
     PREFIX_CACHE: Any = True
