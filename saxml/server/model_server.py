@@ -5,7 +5,6 @@ model_server --sax_cell=/sax/test --port=10001 --platform_chip=cpu --platform_to
 
 import json
 import os
-import pathlib
 import secrets
 import signal
 import threading
@@ -17,7 +16,7 @@ from absl import app, flags, logging
 from saxml.common import chips, errors, log, names
 from saxml.common.clock import SystemClock
 from saxml.proto import admin_pb2
-from saxml.server import configs, registry
+from saxml.server import compile_cache, configs, registry
 from saxml.server.lifecycle import ModelTable
 from saxml.server.loading import LoadOptions
 from saxml.server.servable_model import LmServable
@@ -89,24 +88,6 @@ _FIXED_SEED = 1234
 _KILLED = 128
 
 
-def _use_compile_cache() -> None:
-    path = _JAX_CACHE.value
-    if path is None:
-        base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-        path = str(pathlib.Path(base) / "saxml" / "jax")
-    if not path:
-        return
-    if not path.startswith("gs://"):
-        try:
-            pathlib.Path(path).mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise errors.FailedPreconditionError(
-                f"--jax_cache_dir {path} cannot be made ({e.strerror}); name another, or ''"
-            ) from None
-    jax.config.update("jax_compilation_cache_dir", path)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-
-
 def _static_models() -> list[tuple[str, str, str, Mapping[str, str]]]:
     keys, paths, checkpoints = _MODEL_KEYS.value, _MODELS.value, _CHECKPOINTS.value
     if not len(keys) == len(paths) == len(checkpoints):
@@ -147,7 +128,9 @@ def _serve() -> None:
     configs.import_all()
     description.servable_model_paths.extend(registry.model_paths(_FILTER.value))
     static = _static_models()
-    _use_compile_cache()
+    folder = compile_cache.default_folder() if _JAX_CACHE.value is None else _JAX_CACHE.value
+    if folder:
+        compile_cache.use(folder)
     if _PROFILER_PORT.value is not None:
         jax.profiler.start_server(_PROFILER_PORT.value)
 
