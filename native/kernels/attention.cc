@@ -43,11 +43,13 @@ void Check(const Attention& a) {
           " kv heads");
   Require(a.rotary_dim % 2 == 0 && a.rotary_dim <= s.head_dim, "rotary dim ", a.rotary_dim,
           " of head dim ", s.head_dim);
+  Require(a.num_rows <= 0 || a.q_start[0] == 0, "the first row begins at token ", a.q_start[0],
+          ", not at 0");
   for (int row = 0; row < a.num_rows; ++row) {
     const int tokens = Tokens(a, row), length = a.kv_len[row];
     Require(tokens >= 1 && tokens <= length, "row ", row, " has ", tokens, " new tokens of ",
             length);
-    const int pages = (length + s.page_size - 1) / s.page_size;
+    const int pages = (length - 1) / s.page_size + 1;
     Require(pages <= a.pages_per_row, "row ", row, " needs ", pages, " pages; its table has ",
             a.pages_per_row);
     for (int i = 0; i < pages; ++i) {
