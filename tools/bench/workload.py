@@ -26,11 +26,13 @@ class Lengths:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """From "median,sigma,low,high". Raises ValueError."""
+        """From "median,sigma,low,high", or one length that all have. Raises ValueError."""
+        if "," not in text:
+            text = f"{text},0,{text},{text}"
         median, sigma, low, high = text.split(",")
         lengths = cls(float(median), float(sigma), int(low), int(high))
         if not (lengths.median > 0 and lengths.sigma >= 0 and 0 < lengths.low <= lengths.high):
-            raise ValueError(f"{text}: wanted median,sigma,low,high")
+            raise ValueError(f"{text}: wanted median,sigma,low,high, or one length")
         return lengths
 
     def __str__(self) -> str:
