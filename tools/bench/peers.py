@@ -25,6 +25,7 @@ import argparse
 import dataclasses
 import os
 import pathlib
+import signal
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -266,6 +267,8 @@ def main(argv: Sequence[str]) -> int:
         made.error(str(e))
     if args.rounds < 1 or args.decode_tokens < 3 or args.beam_tokens < 2:
         made.error("--rounds is at least 1, --decode_tokens 3, --beam_tokens 2")
+    # As with Ctrl-C, the processes are ended.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     missing: dict[str, str] = {}
     found = starts(args, todo, missing)
     logs = pathlib.Path(args.cache) / "logs"

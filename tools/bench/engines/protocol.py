@@ -8,6 +8,7 @@ is used: this file runs in the peers' environments, too.
 import dataclasses
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
