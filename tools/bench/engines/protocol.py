@@ -91,6 +91,8 @@ Run = Callable[[Task], dict[str, Any]]
 def serve(load: Callable[[Setup], tuple[Run, dict[str, str]]]) -> None:
     """Runs a child. load gives what answers a task, and what is to be said of the engine, such as
     its version; errors end the child with a traceback on stderr."""
+    # What runs at exit, such as ending processes of its own, runs then, too.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     out = _take_stdout()
     run, about = load(Setup.from_json(sys.argv[1]))
     _say(out, {"ready": about})
