@@ -64,7 +64,27 @@ def mlperf_server(report: dict[str, Any]) -> matplotlib.figure.Figure:
     return figure
 
 
-KINDS = {"continuous_batching": continuous_batching, "mlperf_server": mlperf_server}
+def step_profile(report: dict[str, Any]) -> matplotlib.figure.Figure:
+    """What a step is made of, a bar for each number of rows."""
+    figure = matplotlib.figure.Figure(figsize=(6.4, 3.8), layout="constrained")
+    axes = figure.subplots()
+    names = [str(row["rows"]) for row in report["rows"]]
+    below = [0.0] * len(names)
+    for part in report["rows"][0]["parts"]:
+        heights = [row["parts"][part] for row in report["rows"]]
+        axes.bar(names, heights, bottom=below, label=part)
+        below = [a + b for a, b in zip(below, heights, strict=True)]
+    axes.set(xlabel="rows that decode", ylabel="ms a step")
+    axes.grid(alpha=0.3, axis="y")
+    axes.legend()
+    return figure
+
+
+KINDS = {
+    "continuous_batching": continuous_batching,
+    "mlperf_server": mlperf_server,
+    "step_profile": step_profile,
+}
 
 
 def main(argv: Sequence[str]) -> int:
