@@ -1,10 +1,13 @@
 """Declarations of parameters: the one place that says what a weight is."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+
+_BLOCK = 1 << 22  # random values that are made together
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -55,14 +58,14 @@ def random_params(
     """Random weights by declaration, made in place on the devices that hold them."""
     made = {}
     for name, param in declared.items():
-        keys = jax.vmap(lambda layer, name=name: random_key(declared, key, name, layer))(
-            jnp.arange(max(param.layers, 1))
-        )
+        layers = range(max(param.layers, 1))
+        keys = jnp.stack([random_key(declared, key, name, layer) for layer in layers])
 
         def make(keys: jax.Array, param: Param = param) -> jax.Array:
             if not param.layers:
                 return random_layer(param, keys[0], dtype)
-            return jax.lax.map(lambda key: random_layer(param, key, dtype), keys)
+            stack: jax.Array = jax.lax.map(lambda key: random_layer(param, key, dtype), keys)
+            return stack
 
         made[name] = jax.jit(make, out_shardings=sharding_of[name])(keys)
     return made
@@ -76,7 +79,20 @@ def random_key(
 
 
 def random_layer(param: Param, key: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
-    """One layer of a random weight."""
-    noise = jax.random.normal(key, param.shape, jnp.float32)
+    """One layer of a random weight, see random_blocks."""
+    return jnp.concatenate([random_block(param, k, n, dtype) for k, n in random_blocks(param, key)])
+
+
+def random_blocks(param: Param, key: jax.Array) -> list[tuple[jax.Array, int]]:
+    """The blocks of rows that one layer is made of, one after the other: keys, and how many rows.
+    What leads to a normal number takes several times its memory."""
+    rows = max(1, _BLOCK // math.prod(param.shape[1:]))
+    starts = range(0, param.shape[0], rows)
+    return [(jax.random.fold_in(key, i), min(rows, param.shape[0] - i)) for i in starts]
+
+
+def random_block(param: Param, key: jax.Array, rows: int, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """Some rows of a layer of a random weight."""
+    noise = jax.random.normal(key, (rows, *param.shape[1:]), jnp.float32)
     made: jax.Array = (param.init_mean + param.init_scale * noise).astype(dtype)
     return made

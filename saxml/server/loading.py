@@ -144,7 +144,7 @@ def _weights(
     progress = _restore_progress(checkpoint)
     if backend != PLAIN:
         source: weights_lib.Source = (
-            weights_lib.RandomWeights(declared, key)
+            weights_lib.RandomWeights(declared, key, dtype)
             if checkpoint == NO_CHECKPOINT
             else StoredWeights(checkpoint, declared)
         )

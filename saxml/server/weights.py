@@ -7,6 +7,7 @@ dropped at once, while the next pieces are being read.
 import collections
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
@@ -16,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from saxml.checkpoint.pax import Stored
-from saxml.common import huge_pages
+from saxml.common import huge_pages, malloc
 from saxml.models import registry
 from saxml.models.config import ModelConfig
-from saxml.models.params import Param, random_key, random_layer
+from saxml.models.params import Param, random_block, random_blocks, random_key
 from saxml.models.views import View
 from saxml.ops.backend import Backend
 from saxml.ops.packing import Matrix
@@ -40,24 +41,35 @@ class Source(Protocol):
 
 
 class RandomWeights:
-    """A Source of what random_params makes of the same declaration and key."""
+    """A Source of what random_params makes of the same arguments."""
 
-    def __init__(self, declared: Mapping[str, Param], key: jax.Array) -> None:
+    def __init__(
+        self, declared: Mapping[str, Param], key: jax.Array, dtype: jax.typing.DTypeLike
+    ) -> None:
         self._declared = declared
         self._key = key
+        self._dtype = jnp.dtype(dtype)
 
     def nbytes(self, name: str) -> int:
-        """Bytes in memory of one layer, as float32."""
-        return 4 * int(np.prod(self._declared[name].shape))
+        """Bytes in memory of one layer."""
+        return self._dtype.itemsize * math.prod(self._declared[name].shape)
 
     def read(self, name: str, layer: int) -> Callable[[], Stored]:
         """One layer, made by who asks for it."""
         param = self._declared[name]
         key = random_key(self._declared, self._key, name, layer)
-        return lambda: Stored(np.asarray(_make(param, key)))
+        return functools.partial(self._made, param, key)
+
+    def _made(self, param: Param, key: jax.Array) -> Stored:
+        values = huge_pages.zeros(param.shape, self._dtype)
+        first = 0
+        for block_key, rows in random_blocks(param, key):
+            values[first : first + rows] = _block(param, block_key, rows, self._dtype)
+            first += rows
+        return Stored(values)
 
 
-_make = jax.jit(functools.partial(random_layer, dtype=jnp.float32), static_argnums=0)
+_block = jax.jit(random_block, static_argnums=(0, 2, 3))
 
 
 def packed(
@@ -87,7 +99,8 @@ def packed(
         for layer in range(max(layers, 1)):
             keep = functools.partial(_keep, whole[layer] if layers else whole, name)
             tasks.append(_Task((name,), layer, keep))
-    _stream(source, views, tasks, progress)
+    with malloc.freed_memory_returned():
+        _stream(source, views, tasks, progress)
     operands = {name: jax.device_put(whole, may_alias=True) for name, whole in kept.items()}
     return {**operands, **packing.operands()}
 

@@ -1,6 +1,5 @@
 """Command line of the converters: --base, --pax, --overwrite, progress, one-line errors."""
 
-import ctypes
 import os
 import sys
 from collections.abc import Sequence
@@ -9,7 +8,7 @@ from typing import Protocol
 import tqdm  # type: ignore[import-untyped]
 from absl import app, flags
 
-from saxml.common import errors
+from saxml.common import errors, malloc
 from tools.convert.mapping import Progress
 
 _BASE = flags.DEFINE_string("base", None, "Model to convert.", required=True)
@@ -19,9 +18,6 @@ _PAX = flags.DEFINE_string(
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a checkpoint that is there.")
 flags.DEFINE_alias("base_model_path", "base")
 flags.DEFINE_alias("pax_model_path", "pax")
-
-
-_M_MMAP_THRESHOLD = -3  # malloc.h
 
 
 class Convert(Protocol):
@@ -44,17 +40,9 @@ def with_underscores(arguments: Sequence[str]) -> list[str]:
     return spelled
 
 
-def return_freed_memory() -> None:
-    """Makes glibc give large freed blocks back at once instead of keeping them in its heaps, where
-    a conversion would pile up several times what it uses. Other C libraries do so anyway."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt:
-        mallopt(_M_MMAP_THRESHOLD, 1 << 20)
-
-
 def main(convert: Convert) -> None:
     """Runs a converter as a program."""
-    return_freed_memory()
+    malloc.return_freed_memory()
     for name in ("base", "pax", "overwrite"):  # for --help
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     os.chdir(os.environ.get("BUILD_WORKING_DIRECTORY", "."))

@@ -62,14 +62,14 @@ def test_help_names_the_flags(tmp_path: Path) -> None:
 
 _MEASURE = """
 import pathlib, sys, threading, time
-from tools.convert import cli
+from saxml.common import malloc
 from tools.convert.gptj import convert_gptj
 
 def resident():
     text = pathlib.Path("/proc/self/status").read_text()
     return int(text.split("VmRSS:")[1].split()[0]) * 1024
 
-cli.return_freed_memory()
+malloc.return_freed_memory()
 before, peak, done = resident(), 0, threading.Event()
 
 def watch():
