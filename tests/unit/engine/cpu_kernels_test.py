@@ -1,5 +1,8 @@
 """An engine on the CPU kernels against the same in plain JAX."""
 
+import dataclasses
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -61,6 +64,29 @@ def test_a_step_copies_no_pages() -> None:
         before = _place(engine)
         engine.submit(tiny.prompts(1)[0], tiny.greedy(8)).future.result(60)
         assert _place(engine) == before
+
+
+@pytest.mark.parametrize("config", [tiny.LLAMA, tiny.GPTJ], ids=lambda c: c.family)
+def test_a_step_has_no_room_for_a_copy_of_pages_or_embeddings(config: ModelConfig) -> None:
+    config = dataclasses.replace(config, vocab_size=20_000)
+    with tiny.running(
+        config,
+        page_size=16,
+        num_pages=4096,
+        max_rows=4,
+        buckets=(1, 16),
+        backend=Backend("bfloat16"),
+    ) as engine:
+        pages = engine._device._pages
+        assert pages is not None
+        table = 2 * config.vocab_size * config.model_dim
+        for bucket, step in engine._device.steps.items():
+            sizes: Any = step
+            memory = sizes.memory_analysis()
+            assert memory.alias_size_in_bytes == pages.nbytes
+            assert memory.temp_size_in_bytes < pages.nbytes / 8
+            logits = 4 * min(bucket, 4) * config.vocab_size
+            assert memory.temp_size_in_bytes < 3 * logits + table / 4
 
 
 def _place(engine: Engine) -> int:
