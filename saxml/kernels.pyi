@@ -62,15 +62,14 @@ def pack(
     first_column: int = 0,
     layout: str = "plain",
     scale: numpy.typing.NDArray[numpy.float32] | None = None,
-    sum: numpy.typing.NDArray[numpy.int32] | None = None,
 ) -> None:
     """
     Write a block of a matrix into packed u32[packed_units], which was zero at first.
 
     values: f32[rows, columns], or bfloat16 seen as uint16, with any strides; in a matrix of
     int8 also int8, which is kept as it is. layout "gate" and "up": the two halves of columns
-    that are multiplied with each other. int8 needs the scale of column_scales or place_scales
-    and adds to sum. ValueError for what does not lie inside.
+    that are multiplied with each other. int8 needs the scale of column_scales or place_scales.
+    ValueError for what does not lie inside.
     """
 
 def packed_units(element: str, depth: int, columns: int) -> int:

@@ -83,10 +83,9 @@ void RequireSize(const char* what, size_t has, size_t wanted) {
 
 // Attributes of a product: see saxml/ops/packed.py.
 ffi::Error LinearCall(ffi::ThreadPool pool, Any x0, Any x1, Ints index, Ints valid_rows,
-                      Units weights, Floats scale, Ints sum, Floats norm_scale, Floats norm_bias,
-                      Floats bias, Floats residual, Result y0, Result y1, int64_t element,
-                      int64_t columns, int64_t norm, float norm_eps, int64_t activation0,
-                      int64_t activation1) {
+                      Units weights, Floats scale, Floats norm_scale, Floats norm_bias, Floats bias,
+                      Floats residual, Result y0, Result y1, int64_t element, int64_t columns,
+                      int64_t norm, float norm_eps, int64_t activation0, int64_t activation1) {
   return Guarded([&] {
     const int layer = index.typed_data()[0], rows = Dim(x0, 0);
     Linear linear;
@@ -106,16 +105,11 @@ ffi::Error LinearCall(ffi::ThreadPool pool, Any x0, Any x1, Ints index, Ints val
     Require(kind != Element::kInt8 || scale.element_count() == stack * padded, "int8 weights need ",
             stack * padded, " scales and have ", scale.element_count());
     RequireSize("scales", scale.element_count(), stack * padded);
-    RequireSize("sums", sum.element_count(), scale.element_count());
     RequireSize("norm scales", norm_scale.element_count(), static_cast<size_t>(stack) * depth);
     RequireSize("norm biases", norm_bias.element_count(), static_cast<size_t>(stack) * depth);
     RequireSize("biases", bias.element_count(), static_cast<size_t>(stack) * wide);
-    linear.weights = {kind,
-                      depth,
-                      wide,
-                      Layer<uint32_t>(weights, layer),
-                      Layer<float>(scale, layer),
-                      Layer<int32_t>(sum, layer)};
+    linear.weights = {kind, depth, wide, Layer<uint32_t>(weights, layer),
+                      Layer<float>(scale, layer)};
     linear.norm = static_cast<Norm>(norm);
     Require(linear.norm == Norm::kNone || norm_scale.element_count() > 0, "a norm without scale");
     linear.norm_scale = Layer<float>(norm_scale, layer);
@@ -222,7 +216,6 @@ XLA_FFI_DEFINE_HANDLER(kLinear, LinearCall,
                            .Arg<Ints>()
                            .Arg<Units>()
                            .Arg<Floats>()
-                           .Arg<Ints>()
                            .Arg<Floats>()
                            .Arg<Floats>()
                            .Arg<Floats>()

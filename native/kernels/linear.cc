@@ -43,10 +43,15 @@ void Compute(const Linear& linear, TaskRunner* runner) {
   Check(linear);
   if (linear.rows == 0) return;
   const int depth = UnitDepth(linear.weights.element, linear.weights.depth);
+  const int groups =
+      linear.weights.element == Element::kInt8 ? (depth + kGroupUnits - 1) / kGroupUnits : 0;
   const size_t units = static_cast<size_t>(linear.rows) * depth;
+  const size_t scales = static_cast<size_t>(linear.rows) * groups;
   auto* memory =
-      static_cast<uint32_t*>(Scratch(Place::kCaller, (units + linear.rows) * sizeof(uint32_t)));
-  const LinearJob job = {&linear, depth, memory, reinterpret_cast<float*>(memory + units)};
+      static_cast<uint32_t*>(Scratch(Place::kCaller, (units + 2 * scales) * sizeof(uint32_t)));
+  auto* scale = reinterpret_cast<float*>(memory + units);
+  auto* start = reinterpret_cast<int32_t*>(scale + scales);
+  const LinearJob job = {&linear, depth, memory, groups, scale, start};
   switch (CurrentLevel()) {
     case Level::kPortable:
       return portable::RunLinear(job, runner);

@@ -15,8 +15,9 @@
 
 namespace sax::kernels {
 
-// How weights are stored. Products are summed up in float32, those of kInt8 exactly in int32:
-// activations are then rounded, row by row, to 8 bits of the row's largest.
+// How weights are stored. Products are summed up in float32. Those of kInt8 are exact in int32 for
+// 64 activations of a row at a time, which are rounded to 8 bits of the largest among them: the few
+// large ones that language models have would take the whole row's digits.
 enum class Element { kF32, kBf16, kInt8 };
 
 // Activations in memory.
@@ -36,9 +37,8 @@ struct Weights {
   int depth = 0;    // rows of W: the width of all inputs together
   int columns = 0;  // columns of W
   const void* data = nullptr;
-  // For kInt8: what a column's integers are multiplied by, and the sum of its integers.
+  // For kInt8: what a column's integers are multiplied by.
   const float* scale = nullptr;
-  const int32_t* sum = nullptr;
 };
 
 // rows x width numbers, one row after the other.

@@ -8,12 +8,19 @@
 
 namespace sax::kernels {
 
+// Units of kInt8 activations that have a scale of their own.
+inline constexpr int kGroupUnits = 16;
+
 // A product whose sizes have been checked, and where its activations are packed to.
 struct LinearJob {
   const Linear* linear;
   int unit_depth;
   uint32_t* packed;  // rows x unit_depth units
-  float* row_scale;  // for kInt8
+  // For kInt8, rows x groups: what a group's integers are multiplied by, and where sums over it
+  // start, as the weights' integers are 128 too large.
+  int groups;
+  float* scale;
+  int32_t* start;
 };
 
 // By level.

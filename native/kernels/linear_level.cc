@@ -1,6 +1,7 @@
 // The product at one level: activations are packed like the weights, in blocks of up to twelve
 // rows, and each block runs over panels of 32 columns with all its sums in registers.
 #include "native/kernels/linear_impl.h"
+#include "native/kernels/linear_multiply.h"
 #include "native/kernels/pack.h"
 #include "native/kernels/simd.h"
 
@@ -8,12 +9,10 @@ namespace sax::kernels {
 namespace SAX_LEVEL {
 namespace {
 
-constexpr int kMaxRows = 12;  // 24 vectors of sums, two of weights, and room for a factor
 // Units of depth taken at a time where there are several blocks, so that a piece of activations
 // and one of weights stay in the cache.
 constexpr int kDepthChunk = 512;
-// Units ahead of which weights are fetched.
-constexpr int kAhead = 32;
+static_assert(kDepthChunk % kGroupUnits == 0 && kGroupUnits == kLanes);
 // Bytes of weights of a piece of work, and blocks of rows.
 constexpr size_t kPieceBytes = 128 * 1024;
 constexpr int kPieceBlocks = 12;
@@ -28,68 +27,6 @@ SAX_INLINE RowBlock BlockAt(int rows, int count, int i) {
   const int first = static_cast<int>(static_cast<int64_t>(rows) * i / count);
   const int end = static_cast<int>(static_cast<int64_t>(rows) * (i + 1) / count);
   return {first, end - first};
-}
-
-// sums[row][32] (+)= activations x [depth][kRows] times weights w [depth][32].
-template <class Unit, int kRows>
-__attribute__((noinline)) void MultiplyRows(const uint32_t* x, const uint32_t* w, int depth,
-                                            float* sums, bool first) {
-  // Few rows: several sums for each, or they would wait for one another.
-  constexpr int kChains = kRows == 1 ? 4 : kRows == 2 ? 2 : 1;
-  F32 acc[kChains][kRows][2];
-#pragma GCC unroll 4
-  for (int c = 0; c < kChains; ++c) {
-#pragma GCC unroll 12
-    for (int r = 0; r < kRows; ++r) {
-      const bool fresh = first || c > 0;
-      acc[c][r][0] = fresh ? F32{} : Load(sums + r * kPanel);
-      acc[c][r][1] = fresh ? F32{} : Load(sums + r * kPanel + kLanes);
-    }
-  }
-  for (int k = 0; k < depth; k += kChains) {
-#pragma GCC unroll 4
-    for (int c = 0; c < kChains; ++c) {
-      const uint32_t* const at = w + static_cast<size_t>(k + c) * kPanel;
-      if (kRows <= 8) {
-        Prefetch(at + kAhead * kPanel);
-        Prefetch(at + kAhead * kPanel + kLanes);
-      }
-      const U32 w0 = LoadAs<U32>(at), w1 = LoadAs<U32>(at + kLanes);
-#pragma GCC unroll 12
-      for (int r = 0; r < kRows; ++r) {
-        const uint32_t value = x[(k + c) * kRows + r];
-        acc[c][r][0] = Dot(Unit{}, acc[c][r][0], w0, value);
-        acc[c][r][1] = Dot(Unit{}, acc[c][r][1], w1, value);
-      }
-    }
-  }
-#pragma GCC unroll 12
-  for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 2
-    for (int half = 0; half < 2; ++half) {
-      F32 sum = acc[0][r][half];
-#pragma GCC unroll 4
-      for (int c = 1; c < kChains; ++c) {
-        if (Unit::kCount == 4) {
-          sum = (F32)((I32)sum + (I32)acc[c][r][half]);
-        } else {
-          sum = sum + acc[c][r][half];
-        }
-      }
-      Store(sums + r * kPanel + half * kLanes, sum);
-    }
-  }
-}
-
-template <class Unit>
-void Multiply(int rows, const uint32_t* x, const uint32_t* w, int depth, float* sums, bool first) {
-  using Kernel = void (*)(const uint32_t*, const uint32_t*, int, float*, bool);
-  static constexpr Kernel kKernels[kMaxRows] = {
-      MultiplyRows<Unit, 1>, MultiplyRows<Unit, 2>,  MultiplyRows<Unit, 3>,  MultiplyRows<Unit, 4>,
-      MultiplyRows<Unit, 5>, MultiplyRows<Unit, 6>,  MultiplyRows<Unit, 7>,  MultiplyRows<Unit, 8>,
-      MultiplyRows<Unit, 9>, MultiplyRows<Unit, 10>, MultiplyRows<Unit, 11>, MultiplyRows<Unit, 12>,
-  };
-  kKernels[rows - 1](x, w, depth, sums, first);
 }
 
 // --- activations ---
@@ -150,25 +87,48 @@ void Normalise(const Linear& linear, float* values, int width) {
   }
 }
 
-// Sixteen units of a row's values, from value `k` on.
-SAX_INLINE U32 PackUnits(F32Unit, const float* values, float) { return LoadAs<U32>(values); }
-SAX_INLINE U32 PackUnits(Bf16Unit, const float* values, float) {
+// A group's scale and start.
+struct Group {
+  float scale;
+  int32_t start;
+};
+
+// Sixteen units of a row's values.
+SAX_INLINE U32 PackUnits(F32Unit, const float* values, Group*) { return LoadAs<U32>(values); }
+SAX_INLINE U32 PackUnits(Bf16Unit, const float* values, Group*) {
   U32 units;
   const U16 low = ToBf16(Load(values)), high = ToBf16(Load(values + kLanes));
   __builtin_memcpy(&units, &low, 32);
   __builtin_memcpy(reinterpret_cast<char*>(&units) + 32, &high, 32);
   return units;
 }
-SAX_INLINE U32 PackUnits(Int8Unit, const float* values, float inverse) {
+SAX_INLINE U32 PackUnits(Int8Unit, const float* values, Group* group) {
+  F32 most = {};
+  // A NaN must not be lost in a comparison: the scale is to become one.
+  F32 all = {};
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const F32 v = Load(values + i * kLanes);
+    most = VMax(most, VMax(v, -v));
+    all += v * 0.0f;
+  }
+  const float largest = ReduceMax(most) + ReduceAdd(all);
+  const float inverse = largest > 0 ? 127 / largest : 0;
   U32 units;
+  I32 sum = {};
   const F32 magic = Splat(12582912.0f);  // rounds to an integer, which the low bits then hold
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
-    const I32 bits = (I32)(Load(values + i * kLanes) * inverse + magic) + 128;
+    const I32 bits = (I32)(Load(values + i * kLanes) * inverse + magic);
+    sum += bits << 24 >> 24;
     typedef uint8_t U8 __attribute__((vector_size(16)));
     const U8 bytes = __builtin_convertvector(bits & 255, U8);
     __builtin_memcpy(reinterpret_cast<char*>(&units) + 16 * i, &bytes, 16);
   }
+  int32_t total = 0;
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) total += sum[i];
+  *group = {largest / 127, -128 * total};
   return units;
 }
 
@@ -190,22 +150,14 @@ void PackBlock(void* context, int index) {
   for (int r = 0; r < block.rows; ++r) {
     Gather(linear, block.first + r, values, padded);
     if (linear.norm != Norm::kNone) Normalise(linear, values, width);
-    float inverse = 0;
-    if (Unit::kCount == 4) {
-      F32 most = {};
-      // A NaN must not be lost in a comparison: the row's scale is to become one.
-      F32 all = {};
-      for (int k = 0; k < padded; k += kLanes) {
-        const F32 v = Load(values + k);
-        most = VMax(most, VMax(v, -v));
-        all += v * 0.0f;
-      }
-      const float largest = ReduceMax(most) + ReduceAdd(all);
-      job->row_scale[block.first + r] = largest / 127;
-      inverse = largest > 0 ? 127 / largest : 0;
-    }
     for (int unit = 0; unit < depth; unit += kLanes) {
-      const U32 units = PackUnits(Unit{}, values + unit * Unit::kCount, inverse);
+      Group group;
+      const U32 units = PackUnits(Unit{}, values + unit * Unit::kCount, &group);
+      if (Unit::kCount == 4) {
+        const size_t row = block.first + r, place = row * job->groups + unit / kGroupUnits;
+        job->scale[place] = group.scale;
+        job->start[place] = group.start;
+      }
       if (block.rows == 1 && unit + kLanes <= depth) {
         StoreAs(to + unit, units);
       } else {
@@ -273,12 +225,7 @@ void Finish(const LinearJob& job, RowBlock block, int column, const float* sums)
     F32 v[2] = {Load(sums + r * kPanel), Load(sums + r * kPanel + kLanes)};
     if (Unit::kCount == 4) {
       const Weights& w = linear.weights;
-      for (int half = 0; half < 2; ++half) {
-        // Activations were stored 128 too large.
-        const I32 shift = LoadAs<I32>(w.sum + column + half * kLanes) * 128;
-        v[half] = __builtin_convertvector((I32)v[half] - shift, F32) *
-                  Load(w.scale + column + half * kLanes) * job.row_scale[row];
-      }
+      for (int half = 0; half < 2; ++half) v[half] *= Load(w.scale + column + half * kLanes);
     }
     v[0] += bias[0];
     v[1] += bias[1];
@@ -328,11 +275,12 @@ void ProductPiece(void* context, int index) {
         const RowBlock block = BlockAt(linear.rows, c.blocks, b);
         const int row = (panel - first_panel) * rows + block.first - first_row;
         float* const own = sums + static_cast<size_t>(row) * kPanel;
+        const size_t group = static_cast<size_t>(block.first) * job.groups + k / kGroupUnits;
         Multiply<Unit>(block.rows,
                        job.packed + static_cast<size_t>(block.first) * depth +
                            static_cast<size_t>(k) * block.rows,
-                       weights + (static_cast<size_t>(panel) * depth + k) * kPanel, taken, own,
-                       k == 0);
+                       weights + (static_cast<size_t>(panel) * depth + k) * kPanel, taken,
+                       {job.scale + group, job.start + group, job.groups}, own, k == 0);
         if (k + taken == depth) Finish<Unit>(job, block, panel * kPanel, own);
       }
     }

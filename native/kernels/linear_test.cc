@@ -9,7 +9,7 @@
 #include <random>
 #include <stdexcept>
 #include <string>
-#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "native/kernels/level.h"
@@ -66,7 +66,6 @@ class LinearTest : public testing::TestWithParam<Level> {
   struct Packed {
     std::vector<uint32_t> units;
     Floats scale;
-    std::vector<int32_t> sum;
     Weights weights;
   };
 
@@ -75,24 +74,25 @@ class LinearTest : public testing::TestWithParam<Level> {
     const int padded = (columns + kPanel - 1) / kPanel * kPanel;
     packed.units.resize(PackedUnits(element, depth, columns));
     packed.scale.resize(padded);
-    packed.sum.resize(padded);
-    packed.weights = {element,          depth, columns, packed.units.data(), packed.scale.data(),
-                      packed.sum.data()};
+    packed.weights = {element, depth, columns, packed.units.data(), packed.scale.data()};
     const Block all = {w.data(), Number::kF32, depth, columns, static_cast<size_t>(columns), 1};
     if (element == Element::kInt8) ColumnScales(packed.weights, all, packed.scale.data());
-    Pack(packed.weights, all, packed.units.data(), packed.scale.data(), packed.sum.data());
+    Pack(packed.weights, all, packed.units.data(), packed.scale.data());
     return packed;
   }
 
   // The product in double precision, of what the element makes of both sides.
   static std::vector<double> Expected(const Packed& packed, const Floats& x, const Floats& w,
                                       int rows) {
-    const auto [element, depth, columns, data, scale, sum] = packed.weights;
+    const auto [element, depth, columns, data, scale] = packed.weights;
     std::vector<double> y(static_cast<size_t>(rows) * columns);
     for (int r = 0; r < rows; ++r) {
-      double largest = 0;
-      for (int k = 0; k < depth; ++k)
-        largest = std::max(largest, std::abs(double{x[r * depth + k]}));
+      Floats largest(depth);  // of the 64 values around each
+      for (int k = 0; k < depth; ++k) {
+        for (int i = k / 64 * 64; i < std::min(depth, k / 64 * 64 + 64); ++i) {
+          largest[k] = std::max(largest[k], std::abs(x[r * depth + i]));
+        }
+      }
       for (int c = 0; c < columns; ++c) {
         double total = 0;
         for (int k = 0; k < depth; ++k) {
@@ -102,11 +102,14 @@ class LinearTest : public testing::TestWithParam<Level> {
           } else if (element == Element::kBf16) {
             total += double{Rounded(a)} * Rounded(b);
           } else {
-            const float inverse = 127 / static_cast<float>(largest);
-            total += std::nearbyint(a * inverse) * std::nearbyint(b / scale[c]);
+            const float inverse = 127 / largest[k];
+            // The levels above multiply and add at once.
+            const double scaled =
+                GetParam() == Level::kPortable ? a * inverse : double{a} * inverse;
+            total += std::nearbyint(scaled) * std::nearbyint(b / scale[c]) * scale[c] *
+                     (double{largest[k]} / 127);
           }
         }
-        if (element == Element::kInt8) total *= double{scale[c]} * largest / 127;
         y[static_cast<size_t>(r) * columns + c] = total;
       }
     }
@@ -317,14 +320,13 @@ TEST(PackTest, IntegersAndTheirScalesAreTakenOver) {
       const Block block = {data, number, depth, columns, columns, 1, 0, 16, layout};
       std::vector<uint32_t> units(PackedUnits(Element::kInt8, depth, matrix.columns));
       Floats scale(matrix.columns);
-      std::vector<int32_t> sum(matrix.columns);
       if (number == Number::kInt8) {
         PlaceScales(matrix, block, own.data(), scale.data());
       } else {
         ColumnScales(matrix, block, scale.data());
       }
-      Pack(matrix, block, units.data(), scale.data(), sum.data());
-      return std::tuple(units, scale, sum);
+      Pack(matrix, block, units.data(), scale.data());
+      return std::pair(units, scale);
     };
     EXPECT_EQ(pack(integers.data(), Number::kInt8), pack(values.data(), Number::kF32));
   }

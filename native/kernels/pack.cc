@@ -81,8 +81,7 @@ void PlaceScales(const Weights& matrix, const Block& block, const float* own, fl
   for (int i = 0; i < block.columns; ++i) scale[PackedColumn(block, i)] = own[i];
 }
 
-void Pack(const Weights& matrix, const Block& block, uint32_t* packed, const float* scale,
-          int32_t* sum) {
+void Pack(const Weights& matrix, const Block& block, uint32_t* packed, const float* scale) {
   Check(matrix, block);
   const int count = UnitCount(matrix.element);
   const size_t depth = UnitDepth(matrix.element, matrix.depth);
@@ -99,9 +98,8 @@ void Pack(const Weights& matrix, const Block& block, uint32_t* packed, const flo
         break;
       }
       case Element::kInt8: {
-        const int8_t integer = Integer(block, value, scale[c]);
-        std::memcpy(reinterpret_cast<int8_t*>(unit) + k % count, &integer, 1);
-        sum[c] += integer;
+        const auto integer = static_cast<uint8_t>(Integer(block, value, scale[c]) + 128);
+        std::memcpy(reinterpret_cast<uint8_t*>(unit) + k % count, &integer, 1);
         break;
       }
     }

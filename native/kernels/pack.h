@@ -1,6 +1,6 @@
 // Packed weights: panels of 32 columns, and in each, for every unit of depth, the units of these
-// columns side by side. A unit is 32 bits: one float32, two bfloat16 or four int8 that lie below
-// one another in a column. What is missing to a multiple is zero.
+// columns side by side. A unit is 32 bits: one float32, two bfloat16 or four int8, stored 128 too
+// large, that lie below one another in a column. What is missing to a multiple is zero.
 //
 //   std::vector<uint32_t> packed(PackedUnits(Element::kBf16, depth, columns));
 //   Pack({.element = Element::kBf16, .depth = depth, .columns = columns}, block, packed.data());
@@ -55,10 +55,10 @@ struct Block {
 };
 
 // Writes a block into `packed`, which was zero at first. For kInt8, scale[c] of the packed columns
-// must be set (see ColumnScales and PlaceScales) and sum[c] is added to. Throws
-// std::invalid_argument for a block that lies outside, and for one of kInt8 in another matrix.
-void Pack(const Weights& matrix, const Block& block, uint32_t* packed, const float* scale = nullptr,
-          int32_t* sum = nullptr);
+// must be set, see ColumnScales and PlaceScales. Throws std::invalid_argument for a block that lies
+// outside, and for one of kInt8 in another matrix.
+void Pack(const Weights& matrix, const Block& block, uint32_t* packed,
+          const float* scale = nullptr);
 
 // Raises scale[c], of the packed columns, to what this block needs: its largest magnitude / 127.
 void ColumnScales(const Weights& matrix, const Block& block, float* scale);

@@ -161,11 +161,10 @@ bool LinearOnce(uint32_t seed) {
   const size_t padded = (static_cast<size_t>(columns) + kPanel - 1) / kPanel * kPanel;
   Exactly<uint32_t> units(PackedUnits(element, depth, columns));
   Exactly<float> scale(padded);
-  Exactly<int32_t> sum(padded);
   const Block block = {w.data(), Number::kF32, depth, columns, static_cast<size_t>(columns), 1};
-  linear.weights = {element, depth, columns, units.data(), scale.data(), sum.data()};
+  linear.weights = {element, depth, columns, units.data(), scale.data()};
   if (element == Element::kInt8) ColumnScales(linear.weights, block, scale.data());
-  Pack(linear.weights, block, units.data(), scale.data(), sum.data());
+  Pack(linear.weights, block, units.data(), scale.data());
   const int first = linear.outputs[0].columns;
   Exactly<float> residual = source.Floats(rows * first);
   const bool plain = linear.outputs[0].activation != Activation::kSiluGated;

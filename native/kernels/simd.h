@@ -138,7 +138,7 @@ struct Bf16Unit {
   static constexpr int kCount = 2;
 };
 struct Int8Unit {
-  static constexpr int kCount = 4;  // weights are signed, activations unsigned
+  static constexpr int kCount = 4;  // weights are unsigned, activations signed
 };
 
 // acc + the products of sixteen units w with the unit x, each summed up. acc holds floats, or
@@ -158,7 +158,7 @@ SAX_INLINE F32 Dot(Bf16Unit, F32 acc, U32 w, uint32_t x) {
 }
 SAX_INLINE F32 Dot(Int8Unit, F32 acc, U32 w, uint32_t x) {
   const U32 all = x - U32{};
-  asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(all), "v"(w));
+  asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(w), "v"(all));
   return acc;
 }
 #else
@@ -171,12 +171,11 @@ SAX_INLINE F32 Dot(Bf16Unit, F32 acc, U32 w, uint32_t x) {
   return acc + (F32)(w & 0xffff0000u) * x1;
 }
 SAX_INLINE F32 Dot(Int8Unit, F32 acc, U32 w, uint32_t x) {
-  const I32 s = (I32)w;
   I32 sum = (I32)acc;
-  sum += (s << 24 >> 24) * (int32_t)(x & 255);
-  sum += (s << 16 >> 24) * (int32_t)(x >> 8 & 255);
-  sum += (s << 8 >> 24) * (int32_t)(x >> 16 & 255);
-  sum += (s >> 24) * (int32_t)(x >> 24);
+  sum += (I32)(w & 255) * static_cast<int8_t>(x);
+  sum += (I32)(w >> 8 & 255) * static_cast<int8_t>(x >> 8);
+  sum += (I32)(w >> 16 & 255) * static_cast<int8_t>(x >> 16);
+  sum += (I32)(w >> 24) * static_cast<int8_t>(x >> 24);
   return (F32)sum;
 }
 #endif

@@ -23,7 +23,6 @@ namespace {
 
 using Units = py::array_t<uint32_t, py::array::c_style>;
 using Floats = py::array_t<float, py::array::c_style>;
-using Ints = py::array_t<int32_t, py::array::c_style>;
 
 Element ElementOf(const std::string& name) {
   if (name == "float32") return Element::kF32;
@@ -100,20 +99,18 @@ void PlaceScalesOf(Floats scale, int columns, const Floats& own, int first_colum
 
 void PackInto(Units packed, const std::string& element, int depth, int columns,
               const py::array& values, int first_row, int first_column, const std::string& layout,
-              const std::optional<Floats>& scale, std::optional<Ints> sum) {
+              const std::optional<Floats>& scale) {
   const Weights matrix = {.element = ElementOf(element), .depth = depth, .columns = columns};
   RequireSize("packed", packed, PackedUnits(matrix.element, depth, columns));
   if (matrix.element == Element::kInt8) {
-    if (!scale || !sum) throw std::invalid_argument("int8 needs scale and sum");
+    if (!scale) throw std::invalid_argument("int8 needs a scale");
     RequireSize("scale", *scale, PaddedColumns(columns));
-    RequireSize("sum", *sum, PaddedColumns(columns));
   }
   const Block block = BlockOf(values, first_row, first_column, layout);
   uint32_t* const to = packed.mutable_data();
   const float* const scales = scale ? scale->data() : nullptr;
-  int32_t* const sums = sum ? sum->mutable_data() : nullptr;
   py::gil_scoped_release release;
-  Pack(matrix, block, to, scales, sums);
+  Pack(matrix, block, to, scales);
 }
 
 std::map<std::string, py::capsule> Handlers() {
@@ -166,13 +163,13 @@ PYBIND11_MODULE(kernels, m) {
   m.def("pack", &PackInto, py::arg("packed").noconvert(), py::arg("element"), py::arg("depth"),
         py::arg("columns"), py::arg("values"), py::arg("first_row") = 0,
         py::arg("first_column") = 0, py::arg("layout") = "plain",
-        py::arg("scale").noconvert() = py::none(), py::arg("sum").noconvert() = py::none(),
+        py::arg("scale").noconvert() = py::none(),
         R"(Write a block of a matrix into packed u32[packed_units], which was zero at first.
 
 values: f32[rows, columns], or bfloat16 seen as uint16, with any strides; in a matrix of
 int8 also int8, which is kept as it is. layout "gate" and "up": the two halves of columns
-that are multiplied with each other. int8 needs the scale of column_scales or place_scales
-and adds to sum. ValueError for what does not lie inside.)");
+that are multiplied with each other. int8 needs the scale of column_scales or place_scales.
+ValueError for what does not lie inside.)");
 }
 
 }  // namespace

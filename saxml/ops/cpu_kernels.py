@@ -35,13 +35,11 @@ for _name, _handler in kernels.handlers().items():
 class Packed:
     """A stack of L matrices f[depth, columns].
 
-    units u32[L, n]; scale f32[L, columns to a multiple of 32] and sum i32 alike for int8, else of
-    no columns.
+    units u32[L, n]; scale f32[L, columns to a multiple of 32] for int8, else of no columns.
     """
 
     units: jax.Array
     scale: jax.Array
-    sum: jax.Array
     element: Element = dataclasses.field(metadata={"static": True})
     depth: int = dataclasses.field(metadata={"static": True})
     columns: int = dataclasses.field(metadata={"static": True})
@@ -101,14 +99,12 @@ class Stack:
         padded = -(-columns // _PANEL) * _PANEL if element == "int8" else 0
         self._units = huge_pages.zeros((layers, units), np.uint32)
         self._scale = huge_pages.zeros((layers, padded), np.float32)
-        self._sum = huge_pages.zeros((layers, padded), np.int32)
 
     def put(self, layer: int, blocks: Sequence[Block]) -> None:
         """Packs one matrix, once, all of it together: its columns have one scale in int8. Raises
         ValueError for blocks that lie outside. Layers may be put from several threads."""
         size = self._depth, self._columns
         scale = self._scale[layer] if self._element == "int8" else None
-        sums = self._sum[layer] if self._element == "int8" else None
         pieces = [(b, b.values if self._keeps(b) else _floats(b)) for b in blocks]
         if scale is not None:
             for block, values in pieces:
@@ -128,7 +124,6 @@ class Stack:
                 block.first_column,
                 block.layout,
                 scale,
-                sums,
             )
 
     def _keeps(self, block: Block) -> bool:
@@ -138,9 +133,8 @@ class Stack:
 
     def packed(self) -> Packed:
         """What has been put. The memory is shared."""
-        buffers = (self._units, self._scale, self._sum)
-        units, scale, sums = (jax.device_put(a, may_alias=True) for a in buffers)
-        return Packed(units, scale, sums, self._element, self._depth, self._columns)
+        units, scale = (jax.device_put(a, may_alias=True) for a in (self._units, self._scale))
+        return Packed(units, scale, self._element, self._depth, self._columns)
 
 
 def _floats(block: Block) -> npt.NDArray[Any]:
@@ -158,10 +152,11 @@ def columns(packed: Packed, which: jax.Array) -> jax.Array:
     # No copy: that of the packed matrix would be as large as it is.
     units = packed.units.reshape(packed.units.shape[0], -1, packed.unit_depth, _PANEL)
     found = units[0, which // _PANEL, :, which % _PANEL]
-    kind = jnp.dtype(packed.element)
+    kind = jnp.dtype(jnp.uint8 if packed.element == "int8" else packed.element)
     values = jax.lax.bitcast_convert_type(found, kind).reshape(len(which), -1)[:, : packed.depth]
     if packed.element == "int8":
-        return values.astype(jnp.float32) * packed.scale[0, which][:, None]
+        # They are stored 128 too large.
+        return (values.astype(jnp.float32) - 128) * packed.scale[0, which][:, None]
     return values
 
 
@@ -196,7 +191,6 @@ def linear(
         valid[None],
         packed.units,
         packed.scale,
-        packed.sum,
         nothing if norm is None else norm.scale,
         nothing if norm is None or norm.bias is None else norm.bias,
         nothing if bias is None else bias,
