@@ -54,6 +54,7 @@ class Device:
         self._pages: jax.Array | None = jax.jit(
             lambda: backend.make_pages(*sizes, dtype), out_shardings=place
         )()
+        backend.settle(self._pages)
         self.steps: dict[int, Step] = {}
         replicated = sharding.replicated(mesh)
         for bucket in options.buckets:

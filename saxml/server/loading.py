@@ -13,7 +13,7 @@ from absl import logging
 from saxml.checkpoint import layout
 from saxml.checkpoint.pax import StoredWeights, open_checkpoint, restore
 from saxml.checkpoint.record import RECORD, ModelRecord
-from saxml.common import errors
+from saxml.common import errors, huge_pages
 from saxml.engine import gradient
 from saxml.engine.beam import BeamOptions
 from saxml.engine.engine import Engine
@@ -90,6 +90,8 @@ def load(params: CommonServingTemplate, checkpoint: str, options: LoadOptions) -
         dtype,
         progress=logging.info,
     )
+    if backend != PLAIN:
+        logging.info("%.1f MB of memory are on huge pages", huge_pages.in_use() / 1e6)
     differentiator = None
     if differentiated is not None:
         differentiator = gradient.Differentiator(
