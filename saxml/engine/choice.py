@@ -12,8 +12,9 @@ from saxml.engine.result import LEAST_LOGP
 from saxml.engine.sampling_params import SamplingParams
 
 # Words that a request carries to the device for each of its entries: temperature, top_p, min_p
-# (float bits), top_k, seed, and the first position at which a stop token may stand.
-ROW_PARAMS = 6
+# (float bits), top_k, seed, the first position at which a stop token may stand, and how many of the
+# best tokens are reported.
+ROW_PARAMS = 7
 _TEMPERATURE = 0
 
 
@@ -27,13 +28,14 @@ class Entries(NamedTuple):
     valid: jax.Array  # i32: how many count; nothing is said of those behind them
 
 
-def row_params(params: SamplingParams, first_stop: int) -> np.ndarray:
+def row_params(params: SamplingParams, *, first_stop: int = 0, logprobs: int = 0) -> np.ndarray:
     """i32[ROW_PARAMS]: the words of a request whose stop tokens may stand from position first_stop
-    on. Where temperatures differ among samples, the first one's; see write_temperature."""
+    on, and that is told so many of the best tokens. Where temperatures differ among samples, the
+    first one's; see write_temperature."""
     temperature = params.temperature
     first = temperature[0] if isinstance(temperature, tuple) else temperature
     floats = np.array([first, params.top_p, params.min_p], np.float32).view(np.int32)
-    whole = np.array([params.top_k, params.seed, first_stop], np.int32)
+    whole = np.array([params.top_k, params.seed, first_stop, logprobs], np.int32)
     return np.concatenate([floats, whole])
 
 
@@ -77,7 +79,14 @@ def choose(
     def logp(scores: jax.Array) -> jax.Array:
         return jnp.maximum(ranking.logp(scores), LEAST_LOGP)
 
-    best, best_ids = ranking.best(num_best)
+    best, best_ids = jax.lax.cond(
+        jnp.bool_(options.num_candidates > 0) | (entries.params[:, 6] > 0).any(),
+        lambda: ranking.best(num_best),
+        lambda: (
+            jnp.zeros((len(logits), num_best), logits.dtype),
+            jnp.zeros((len(logits), num_best), jnp.int32),
+        ),
+    )
     pairs = jnp.stack([logp(best), best_ids.astype(jnp.float32)], axis=-1)
     columns = [
         token.astype(jnp.float32),

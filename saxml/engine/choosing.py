@@ -65,7 +65,8 @@ class Choosing:
         """
         self._check(decoder, params)
         if not isinstance(decoder, SampleDecoder):
-            return choice.row_params(params, 0)
+            asked = decoder.logprobs if isinstance(decoder, ScoreDecoder) else 0
+            return choice.row_params(params, logprobs=asked)
         decoder.prepare(params)
         adjuster = adjustments.adjuster(
             self._options,
@@ -79,7 +80,8 @@ class Choosing:
         if adjuster is not None or temperatures is not None:
             self._own[request_id] = _Own(adjuster, temperatures)
         engines = decoder.stop_ids == frozenset(self._options.stop_ids)
-        return choice.row_params(params, len(prompt) + params.min_steps if engines else 0)
+        first_stop = len(prompt) + params.min_steps if engines else 0
+        return choice.row_params(params, first_stop=first_stop, logprobs=params.logprobs)
 
     def _check(self, decoder: Decoder, params: SamplingParams) -> None:
         asked = decoder.logprobs if isinstance(decoder, ScoreDecoder) else params.logprobs

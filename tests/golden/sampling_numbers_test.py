@@ -101,7 +101,7 @@ def test_kept_tokens_are_those_of_the_warpers(name: str, name_of_min_p: str) -> 
     choose = jax.jit(choice.choose, static_argnums=0)
     for row in range(len(logits)):
         entries = choice.Entries(
-            params=jnp.broadcast_to(choice.row_params(params, 0), (draws, choice.ROW_PARAMS)),
+            params=jnp.broadcast_to(choice.row_params(params), (draws, choice.ROW_PARAMS)),
             target=jnp.zeros(draws, jnp.int32),
             sample=jnp.arange(draws, dtype=jnp.int32),
             position=jnp.ones(draws, jnp.int32),

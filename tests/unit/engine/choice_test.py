@@ -1,6 +1,7 @@
 """The device's result of a step, in plain JAX and by the CPU kernels: what is chosen, and what is
 told of it."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -39,7 +40,7 @@ def choose(
 ) -> np.ndarray:
     """Results of rows at positions 10, 11, 12, ..."""
     N = len(logits)
-    words = choice.row_params(params, first_stop)
+    words = choice.row_params(params, first_stop=first_stop)
     entries = choice.Entries(
         params=jnp.broadcast_to(words, (N, choice.ROW_PARAMS)),
         target=jnp.full(N, target, jnp.int32),
@@ -78,6 +79,21 @@ def test_columns_are_of_the_models_own_distribution(options: EngineOptions) -> N
         np.testing.assert_allclose(rows[:, result.stop_logp(2)], LOGP[:, [2, 7]], atol=1e-5)
         mass = np.log(np.exp(LOGITS.astype(np.float64)).sum(-1))
         np.testing.assert_allclose(rows[:, result.MASS], mass, atol=1e-5)
+
+
+def test_the_best_tokens_are_found_where_a_row_asks_for_them(options: EngineOptions) -> None:
+    sampling = dataclasses.replace(options, num_candidates=0)
+    words = np.stack([choice.row_params(SamplingParams(), logprobs=n) for n in (0, 0, 2, 0)])
+
+    def best_ids(params: np.ndarray) -> np.ndarray:
+        rows = jnp.zeros(4, jnp.int32)
+        entries = choice.Entries(jnp.array(params), rows, rows, rows, jnp.int32(4))
+        found = np.asarray(CHOOSE(sampling, LOGITS, entries, NOTHING))
+        assert found[:, result.TOKEN].tolist() == LOGITS.argmax(1).tolist()
+        return found[:, result.best_id(2)]
+
+    assert best_ids(words).tolist() == np.argsort(-LOGITS, axis=1)[:, :2].tolist()
+    assert not best_ids(words[[0, 0, 1, 3]]).any()
 
 
 def test_lowest_token_wins_among_equals(options: EngineOptions) -> None:
