@@ -110,10 +110,10 @@ class FakeModelet(Modelet):
 class World:
     """A manager whose time is moved by hand."""
 
-    def __init__(self, name: str, grace: float = 0.0) -> None:
+    def __init__(self, name: str, grace: float = 0.0, refresh: float = 10.0) -> None:
         self.clock = FakeClock()
         self.modelets: dict[str, FakeModelet] = {}
-        self._name, self._grace = name, grace
+        self._name, self._grace, self._refresh = name, grace, refresh
         self.restart()
 
     def restart(self) -> None:
@@ -123,7 +123,7 @@ class World:
             CELL,
             StateFile(f"mem://{self._name}", CELL),
             clock=self.clock,
-            periods=Periods(poll=3600.0, grace=self._grace, size=0.0),
+            periods=Periods(poll=3600.0, grace=self._grace, size=0.0, refresh=self._refresh),
             connect=self._connect,
             read_size=lambda checkpoint: Size(None, "not read"),
         )
@@ -140,11 +140,11 @@ class World:
         return self.modelets[address]
 
     async def publish(self, name: str, replicas: int = 1, **fields: Any) -> None:
-        await self.manager.registry.publish(_model(name, replicas, **fields))
+        await self.manager.registry.publish(model_of(name, replicas, **fields))
         await self.settle()
 
     async def update(self, name: str, replicas: int = 1, **fields: Any) -> None:
-        await self.manager.registry.update(_model(name, replicas, **fields))
+        await self.manager.registry.update(model_of(name, replicas, **fields))
         await self.settle()
 
     def shown(self, name: str) -> list[str]:
@@ -164,13 +164,19 @@ class World:
 
     async def settle(self) -> None:
         """Lets queued actions run and decides what has changed, until nothing moves."""
-        for _ in range(20):
-            await asyncio.sleep(0)
-            self.manager.decide()
+        await self.decide()
         # Who looks at the whole cell finds nothing to do either.
         queued = self._queued()
         self.manager.reconcile()
         assert self._queued() == queued
+
+    async def decide(self) -> float:
+        """The same, and no more than that: about what has changed, unless all of the cell is due.
+        Tells when that is."""
+        for _ in range(20):
+            await asyncio.sleep(0)
+            due = self.manager.decide()
+        return due
 
     def _queued(self) -> list[int]:
         return [s.queue.put_so_far for s in self.manager.servers.values()]
@@ -185,6 +191,6 @@ class World:
         return modelet
 
 
-def _model(name: str, replicas: int, **fields: Any) -> admin_pb2.Model:
+def model_of(name: str, replicas: int = 1, **fields: Any) -> admin_pb2.Model:
     values = {"model_path": "p.Lm", "checkpoint_path": "None", **fields}
     return admin_pb2.Model(model_id=f"/sax/test/{name}", requested_num_replicas=replicas, **values)

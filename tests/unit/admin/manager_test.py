@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from saxml.proto import admin_pb2, common_pb2
-from tests.unit.admin.fakes import FakeRpcError, World
+from tests.unit.admin.fakes import FakeRpcError, World, model_of
 from tests.unit.admin.stories import Run, run
 
 __all__ = ["run"]
@@ -37,6 +37,25 @@ def test_a_failing_server_is_tried_again_ever_more_seldom(run: Run) -> None:
         assert published.unplaced == ""
 
     run(tell)
+
+
+def test_a_retry_does_not_wait_for_the_next_look_at_the_whole_cell() -> None:
+    async def tell() -> None:
+        world = World("retry", refresh=3600.0)
+        await world.manager.restore()
+        one = await world.join("a:1")
+        # A server that has been silent for so long is taken out.
+        assert await world.decide() == pytest.approx(world.clock.now + 25)
+        one.error = NO_MEMORY
+        await world.manager.registry.publish(model_of("lm"))
+        assert await world.decide() == pytest.approx(world.clock.now + 10)
+        one.error = None
+        world.clock.now += 10.1
+        await world.decide()
+        assert one.models == {"/sax/test/lm": common_pb2.LOADED}
+        await world.manager.close()
+
+    asyncio.run(tell())
 
 
 def test_a_model_nobody_can_load_does_not_go_round_the_cell(run: Run) -> None:

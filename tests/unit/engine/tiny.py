@@ -61,9 +61,7 @@ def random_weights(config: ModelConfig, mesh: jax.sharding.Mesh) -> dict[str, ja
     }
     made = random_params(declared, jax.random.key(3), jnp.dtype(jnp.float32), places)
     made = {n: w * 10 if declared[n].init_mean == 0 else w for n, w in made.items()}
-    prepared: dict[str, jax.Array] = jax.jit(lambda p: registry.prepare(config, p))(
-        made
-    )
+    prepared: dict[str, jax.Array] = jax.jit(lambda p: registry.prepare(config, p))(made)
     return prepared
 
 
