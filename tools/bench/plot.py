@@ -4,6 +4,7 @@ Needs matplotlib, which the build does not have: pip install -r tools/bench/plot
 then run it with that Python from the root of the repository.
 """
 
+import itertools
 import json
 import sys
 from collections.abc import Sequence
@@ -80,10 +81,63 @@ def step_profile(report: dict[str, Any]) -> matplotlib.figure.Figure:
     return figure
 
 
+def serving(report: dict[str, Any]) -> matplotlib.figure.Figure:
+    """Latencies against the load that was offered, and what of it was good."""
+    figure = matplotlib.figure.Figure(figsize=(9, 3.6), layout="constrained")
+    times, rates = figure.subplots(1, 2)
+    runs = sorted(report["runs"], key=lambda run: run["rate"] or run["concurrency"])
+    load = [run["rate"] or run["concurrency"] for run in runs]
+    label = "requests/s offered" if runs[0]["rate"] else "clients"
+    names = {"ttft_s": "TTFT", "tbt_s": "TBT", "latency_s": "latency"}
+    for colour, (key, name) in zip(("#b45309", "#047857", "#1d4ed8"), names.items(), strict=True):
+        for quantile, line in (("p99", "o-"), ("p50", ".--")):
+            found = [(run.get(key) or {}).get(quantile) for run in runs]
+            if any(value is not None for value in found):
+                times.plot(load, found, line, color=colour, label=f"{name}, {quantile}")
+    times.set(xlabel=label, ylabel="s", yscale="log")
+    for key, name in (("requests_per_s", "answered"), ("goodput_per_s", "good")):
+        if all(key in run for run in runs):
+            rates.plot(load, [run[key] for run in runs], "o-", label=name)
+    rates.set(xlabel=label, ylabel="requests/s")
+    for axes in (times, rates):
+        axes.grid(alpha=0.3, which="both")
+        axes.legend()
+    return figure
+
+
+def roofline(report: dict[str, Any]) -> matplotlib.figure.Figure:
+    """Operations a second against operations a byte, below the roofs of the types of weights."""
+    figure = matplotlib.figure.Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    points = report["points"]
+    ends = [point["intensity"] for point in points] + [0.5]
+    for weights, peak in report["peaks"].items():
+        ridge = peak / (report["bandwidth"] * 1e9)
+        across = [min(ends), ridge, max([*ends, 4 * ridge])]
+        heights = [min(peak, x * report["bandwidth"] * 1e9) / 1e9 for x in across]
+        axes.plot(across, heights, color="#888888", linewidth=1)
+        axes.annotate(weights, (across[-1], heights[-1]), ha="right", va="bottom", fontsize=8)
+    entrants = sorted({point["entrant"] for point in points})
+    for entrant, marker in zip(entrants, itertools.cycle("osD^v<>PX*"), strict=False):
+        own = [point for point in points if point["entrant"] == entrant]
+        heights = [point["performance"] / 1e9 for point in own]
+        axes.plot([p["intensity"] for p in own], heights, marker, label=entrant, alpha=0.8)
+        if entrant.startswith("sax-bare"):
+            for point, height in zip(own, heights, strict=True):
+                place = (point["intensity"], height)
+                axes.annotate(point["case"], place, (4, 4), textcoords="offset points", fontsize=7)
+    axes.set(xlabel="operations a byte", ylabel="GOP/s", xscale="log", yscale="log")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize=8)
+    return figure
+
+
 KINDS = {
     "continuous_batching": continuous_batching,
     "mlperf_server": mlperf_server,
     "step_profile": step_profile,
+    "serving": serving,
+    "roofline": roofline,
 }
 
 
