@@ -29,7 +29,7 @@ _BITS = 8
 _NUMBER_BITS = flags.DEFINE_integer("number_bits", _BITS, "Bits of a number; 8.")
 flags.DEFINE_alias("input_dir", "base")
 flags.DEFINE_alias("output_dir", "pax")
-_PIECE_BYTES = 64 << 20  # of float32 values, rounded at a time
+_PIECE_BYTES = 16 << 20  # of float32 values, rounded at a time
 
 
 def contracted_axes(name: str) -> tuple[int, ...]:
@@ -94,6 +94,8 @@ def quantize(
     total = sum(math.prod(shape) for shape, _ in source.arrays.values())
     done = 0
     with CheckpointWriter(pax, step=source.step, overwrite=overwrite) as writer:
+        # One array is in memory, and of what is being compressed there are two copies.
+        writer.limit_in_flight(max(math.prod(shape) for shape, _ in source.arrays.values()) // 2)
         for name in source.arrays:
             array = _Array(source, name)
             if axes := contracted_axes(name):
