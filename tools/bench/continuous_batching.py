@@ -7,8 +7,10 @@ Llama with random weights (saxml.engine on this machine's CPU). Compared, in tur
                request has waited --wait seconds, and run to their end before the next one starts
   continuous   requests start as soon as a row is free: what the engine does
 
-The decode step of both has room for all rows and costs the same however many are taken, as in
-servers that compile for a batch size and on devices that are bound by reading weights. Rates are
+With --weights=plain the decode step of both has room for all rows and costs the same however many
+are taken, as in servers that compile for a batch size and on devices that are bound by reading
+weights; the CPU kernels, which the other weights are for, compute only the rows that there are.
+Rates are
 parts of the engine's capacity, which is measured first with all requests there at once. Latencies
 of all rounds of a rate are taken together. The limit of the p99 is twice what static batching has
 at its lowest rate; compared are the output tokens a second at the highest rate of each side that
@@ -34,6 +36,7 @@ import numpy as np
 import psutil
 import tqdm  # type: ignore[import-untyped]
 
+from saxml.ops.backend import Element
 from tools.bench import engine_run
 from tools.bench.replay import MeasuredCost, Outcome, Server, replay
 from tools.bench.workload import Batches, Job, Lengths, jobs, quantile, write_json
@@ -167,10 +170,10 @@ def replayed(
 
 
 def measured(
-    plan: Plan, rows: int, buckets: Sequence[int]
+    plan: Plan, rows: int, buckets: Sequence[int], weights: Element | None
 ) -> tuple[dict[str, Any], dict[int, float]]:
     """The same on the engine, and what its steps cost."""
-    engine = engine_run.make_engine(rows, buckets, lambda text: print(text, flush=True))
+    engine = engine_run.make_engine(rows, buckets, lambda text: print(text, flush=True), weights)
     try:
         costs = engine_run.step_costs(engine)
         print("a step takes " + ", ".join(f"{b}: {1e3 * s:.2f} ms" for b, s in costs.items()))
@@ -232,6 +235,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--requests", type=int, default=200, help="of a run")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--weights", default="plain", choices=("plain", "float32", "bfloat16", "int8")
+    )
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--buckets", default="16,32,64,256", help="tokens of the compiled steps")
     parser.add_argument("--wait", type=float, default=0.1, help="seconds that a batch waits")
@@ -252,7 +258,8 @@ def main(argv: Sequence[str]) -> int:
         long=args.long,
     )
     buckets = [int(bucket) for bucket in args.buckets.split(",")]
-    real, costs = measured(plan, args.rows, buckets)
+    weights: Element | None = None if args.weights == "plain" else args.weights
+    real, costs = measured(plan, args.rows, buckets, weights)
     again = replayed(plan, costs, args.rows, buckets)
     show("On the engine", real)
     print(f"other programs used {real['others']:.0%} of the machine (median of the runs)")
@@ -264,6 +271,7 @@ def main(argv: Sequence[str]) -> int:
             "prompts": str(PROMPTS),
             "answers": str(ANSWERS),
             "cores": psutil.cpu_count(),
+            "weights": args.weights,
             "costs_ms": {bucket: 1000 * seconds for bucket, seconds in costs.items()},
             "measured": real,
             "replayed": again,

@@ -20,6 +20,8 @@ from saxml.engine.options import EngineOptions
 from saxml.models import registry, sharding
 from saxml.models.config import ModelConfig
 from saxml.models.params import random_params
+from saxml.ops.backend import Backend, Element
+from saxml.server.weights import RandomWeights, packed
 from tools.bench.workload import Batches, Job
 
 # Small enough for a core or two, large enough that a step is mostly the model's work.
@@ -58,15 +60,15 @@ class Run:
     others: float  # CPU that other programs used meanwhile, as a part of the machine
 
 
-def make_engine(rows: int, buckets: Sequence[int], progress: Callable[[str], None]) -> Engine:
-    """With random weights, and pages for all rows at full length."""
-    mesh = sharding.make_mesh((1, 1, 1), jax.devices())
-    declared = registry.parameters(MODEL)
-    shardings = {
-        name: sharding.sharding(mesh, p.stacked_axes, p.stacked_shape)
-        for name, p in declared.items()
-    }
-    weights = random_params(declared, jax.random.key(0), jnp.dtype(jnp.float32), shardings)
+def make_engine(
+    rows: int,
+    buckets: Sequence[int],
+    progress: Callable[[str], None],
+    weights: Element | None = None,
+) -> Engine:
+    """With random weights, and pages for all rows at full length. weights: how the CPU kernels
+    store them; None: plain JAX computes the model, in float32."""
+    backend = Backend(weights)
     options = EngineOptions(
         page_size=PAGE,
         num_pages=rows * MODEL.max_positions // PAGE,
@@ -77,9 +79,26 @@ def make_engine(rows: int, buckets: Sequence[int], progress: Callable[[str], Non
         top_k=1,
         num_candidates=0,
         stop_ids=(),
+        backend=backend,
     )
-    prepared = registry.prepare(MODEL, weights)
-    return Engine(MODEL, prepared, options, mesh, jnp.float32, progress=progress)
+    if weights is None:
+        operands = _plain_operands()
+    else:
+        source = RandomWeights(registry.parameters(MODEL), jax.random.key(0), jnp.float32)
+        operands = packed(source, MODEL, backend, jnp.float32, lambda done, total: None)
+    mesh = sharding.make_mesh((1, 1, 1), jax.devices())
+    return Engine(MODEL, operands, options, mesh, jnp.float32, progress=progress)
+
+
+def _plain_operands() -> dict[str, jax.Array]:
+    mesh = sharding.make_mesh((1, 1, 1), jax.devices())
+    declared = registry.parameters(MODEL)
+    shardings = {
+        name: sharding.sharding(mesh, p.stacked_axes, p.stacked_shape)
+        for name, p in declared.items()
+    }
+    key, dtype = jax.random.key(0), jnp.dtype(jnp.float32)
+    return registry.prepare(MODEL, random_params(declared, key, dtype, shardings))
 
 
 def step_costs(engine: Engine) -> dict[int, float]:

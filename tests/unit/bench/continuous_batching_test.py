@@ -24,9 +24,9 @@ PLAN = Plan(
 )
 
 
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    made = engine_run.make_engine(4, (4, 32), lambda text: None)
+@pytest.fixture(scope="module", params=[None, "bfloat16"], ids=["plain", "kernels"])
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    made = engine_run.make_engine(4, (4, 32), lambda text: None, request.param)
     yield made
     made.check_integrity()
     assert made.gauges().used_pages == 0
