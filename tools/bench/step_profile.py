@@ -4,6 +4,7 @@ A model with random weights is loaded as a model server loads it. For each numbe
 
   bare       the compiled step is called in a loop with the plan of a step in which all rows decode
   engine     as many requests decode in the engine
+  ahead      the same, each step given to the device before the last one was read (run_ahead)
   generate   the same through a model server in this process, and a client in another
   stream     the same with GenerateStream: each token is sent
 
@@ -47,7 +48,9 @@ from tools.bench.cases import SHAPES, WEIGHTS, Shape
 from tools.bench.machine import Watch
 from tools.bench.workload import write_json
 
-SIDES = ("bare", "engine", "generate", "stream")
+SIDES = ("bare", "engine", "ahead", "generate", "stream")
+# What the host does is told apart by what each of these takes more than the one before.
+CHAIN = ("bare", "engine", "generate", "stream")
 DISPATCH = "dispatch and wait"
 KEY = "/sax/bench/model"
 _TRACED = 10
@@ -233,9 +236,16 @@ def measure(plan: Plan, rows: int, progress: Callable[[], Any]) -> dict[str, Any
             for _ in range(plan.steps):
                 step()
 
+        def ahead() -> None:
+            options = engine.options
+            engine.options = dataclasses.replace(options, run_ahead=True)
+            decode()
+            engine.options = options
+
         runs: dict[str, Callable[[], None]] = {
             "bare": loop,
             "engine": decode,
+            "ahead": ahead,
             "generate": lambda: call("generate", address, rows, text),
             "stream": lambda: call("stream", address, rows, text),
         }
@@ -265,7 +275,7 @@ def summary(kinds: dict[str, float], taken: dict[str, np.ndarray]) -> dict[str, 
     }
     parts = {kind: 1e3 * seconds for kind, seconds in kinds.items()}
     parts[DISPATCH] = max(0.0, sides["bare"]["ms"] - sum(parts.values()))
-    for side, before in zip(SIDES[1:], SIDES, strict=False):
+    for side, before in zip(CHAIN[1:], CHAIN, strict=False):
         parts[side] = max(0.0, sides[side]["cpu_ms"] - sides[before]["cpu_ms"])
     return {"sides": sides, "parts": parts}
 

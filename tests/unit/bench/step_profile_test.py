@@ -47,6 +47,7 @@ def test_parts_add_up_to_the_bare_step_and_what_the_host_adds() -> None:
     steps = {"bare": (0.010, 0.020), "engine": (0.011, 0.021), "generate": (0.5, 0.0205)}
     taken = {side: np.full((3, 2), seconds) for side, seconds in steps.items()}
     taken["stream"] = np.full((3, 2), (0.013, 0.023))
+    taken["ahead"] = np.full((3, 2), (0.2, 0.3))  # no part of the others
     found = step_profile.summary({"products": 0.007, "choice": 0.001}, taken)
     assert found["parts"] == pytest.approx(
         {
