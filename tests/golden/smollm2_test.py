@@ -11,6 +11,7 @@ from saxml.tokenizer import chat
 from saxml.tokenizer.base import Tokenizer
 from saxml.tokenizer.load import load_tokenizer
 from tests.golden.forward import prompt_logits
+from tools.bench import perplexity
 from tools.convert.gguf import convert_gguf
 
 
@@ -69,3 +70,11 @@ def test_it_knows_the_capital_of_france(
     while len(ids) < 64 and (len(ids) == start or ids[-1] != record.eos_id):
         ids.append(int(compute(np.array(ids, np.int32))[-1].argmax()))
     assert tokenizer.decode(ids[start:]) == "The capital of France is Paris.<|im_end|>"
+
+
+def test_int8_predicts_a_text_within_a_percent_of_bfloat16(checkpoint: str) -> None:
+    ids = perplexity.windows(checkpoint, perplexity.default_text(), 1024, 256)
+    exact, small = (perplexity.losses(checkpoint, ids, kind) for kind in ("bfloat16", "int8"))
+    found = perplexity.compare(small, exact)
+    assert found.perplexity < 40
+    assert abs(found.ratio - 1) < 0.01

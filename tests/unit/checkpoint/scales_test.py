@@ -8,8 +8,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorstore as ts
 
-from saxml.checkpoint import pax, quantised
+from saxml.checkpoint import pax, quantised, slices
 from saxml.checkpoint.folder import Folder
 from saxml.checkpoint.writer import CheckpointWriter
 from saxml.common import errors
@@ -68,6 +69,21 @@ def test_layers_are_read_with_their_scales(tmp_path: pathlib.Path) -> None:
     np.testing.assert_array_equal(small.values, stored["layer_1.out"])
     assert small.scale.shape == (4, 1, 1)
     np.testing.assert_array_equal(small.scale.ravel(), stored["layer_1.out_quantized_scale"])
+
+
+def test_a_device_reads_its_part_of_values_and_scales() -> None:
+    random = np.random.default_rng(1)
+    values = random.integers(-127, 128, (2, 4, 3, 2)).astype(np.int8)
+    scales = random.uniform(0.01, 0.1, (2, 4, 1, 1)).astype(np.float32)
+    source = slices.StackedSource(
+        [ts.array(layer) for layer in values],
+        values.shape,
+        np.dtype(np.float32),
+        stacked=True,
+        scales=list(scales),
+    )
+    part = (slice(1, 2), slice(1, 3), slice(0, 3), slice(1, 2))
+    np.testing.assert_array_equal(source.read(part), (values * scales)[part])
 
 
 @pytest.mark.parametrize("vocab", [5, 8])
