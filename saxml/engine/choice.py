@@ -52,28 +52,42 @@ def choose(
     V, stop_ids = logits.shape[1], jnp.array(options.stop_ids, jnp.int32)
     kept = min(V, options.top_k or V)
     num_best = min(V, max(options.num_candidates, options.max_logprobs))
-    ranking = options.backend.rank(logits, max(kept, num_best), entries.valid)
+    # To rank a whole vocabulary takes long; what draws nothing needs one.
+    most = max(kept if options.top_k else 1, num_best)
+    ranking = options.backend.rank(logits, most, entries.valid)
     floats = jax.lax.bitcast_convert_type(entries.params[:, :3], jnp.float32)
     barred = entries.position < entries.params[:, 5]
 
-    def changed() -> tuple[jax.Array, jax.Array]:
-        own = adjustments.apply(changes, logits)
-        stops = jnp.where(barred[:, None], -jnp.inf, own[:, stop_ids])
-        own = own.at[:, stop_ids].set(stops)
-        return options.backend.rank(own, kept, entries.valid).best(kept)
+    def candidates(count: int) -> tuple[jax.Array, jax.Array]:
+        def changed() -> tuple[jax.Array, jax.Array]:
+            own = adjustments.apply(changes, logits)
+            stops = jnp.where(barred[:, None], -jnp.inf, own[:, stop_ids])
+            own = own.at[:, stop_ids].set(stops)
+            return options.backend.rank(own, count, entries.valid).best(count)
 
-    values, ids = jax.lax.cond(
-        barred.any() | adjustments.present(changes), changed, lambda: ranking.best(kept)
-    )
-    rank = sampling.sample(
-        values - values.max(-1, keepdims=True),
-        temperature=floats[:, 0],
-        top_k=entries.params[:, 3],
-        top_p=floats[:, 1],
-        min_p=floats[:, 2],
-        keys=sampling.row_keys(entries.params[:, 4], entries.sample, entries.position),
-    )
-    token = jnp.take_along_axis(ids, rank[:, None], 1)
+        def unchanged() -> tuple[jax.Array, jax.Array]:
+            if count <= most:
+                return ranking.best(count)
+            return options.backend.rank(logits, count, entries.valid).best(count)
+
+        found: tuple[jax.Array, jax.Array] = jax.lax.cond(
+            barred.any() | adjustments.present(changes), changed, unchanged
+        )
+        return found
+
+    def drawn() -> jax.Array:
+        values, ids = candidates(kept)
+        rank = sampling.sample(
+            values - values.max(-1, keepdims=True),
+            temperature=floats[:, 0],
+            top_k=entries.params[:, 3],
+            top_p=floats[:, 1],
+            min_p=floats[:, 2],
+            keys=sampling.row_keys(entries.params[:, 4], entries.sample, entries.position),
+        )
+        return jnp.take_along_axis(ids, rank[:, None], 1)
+
+    token = jax.lax.cond((floats[:, 0] > 0).any(), drawn, lambda: candidates(1)[1])
     told = jnp.concatenate([token, jnp.maximum(entries.target, 0)[:, None]], axis=1)
 
     def logp(scores: jax.Array) -> jax.Array:
