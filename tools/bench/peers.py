@@ -116,7 +116,7 @@ def starts(args: argparse.Namespace, todo: Sequence[Case], missing: dict[str, st
     shape = SHAPES[args.model]
     cache = pathlib.Path(args.cache)
     found: list[Start] = []
-    shapes: dict[str, Shape] = {} if args.peers else {shape.name: shape}
+    shapes: dict[str, Shape] = {}
     for name in args.peers:
         peer = PEERS[name]
         theirs = peer.shape_of(shape)
@@ -142,7 +142,7 @@ def starts(args: argparse.Namespace, todo: Sequence[Case], missing: dict[str, st
             say(f"{name} is left out: {e}")
             continue
         shapes[theirs.name] = theirs
-    return ours(args, todo, shapes) + found
+    return ours(args, todo, shapes or {shape.name: shape}) + found
 
 
 def ours(args: argparse.Namespace, todo: Sequence[Case], shapes: dict[str, Shape]) -> list[Start]:

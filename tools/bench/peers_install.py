@@ -25,7 +25,8 @@ class PeerMissingError(Exception):
 @dataclasses.dataclass(frozen=True, slots=True)
 class Peer:
     """name: of its requirements and program, run_NAME.py; weights that it takes; whether make_NAME
-    has to make a model of its own of the Hugging Face folder, and how its name ends."""
+    has to make a model of its own of the Hugging Face folder, and how its name ends; unwanted: what
+    is installed with it and must go."""
 
     name: str
     weights: tuple[Weights, ...]
@@ -33,6 +34,7 @@ class Peer:
     suffix: str = ""
     beams: bool = True
     shape_of: Callable[[Shape], Shape] = lambda shape: shape
+    unwanted: tuple[str, ...] = ()
 
 
 PEERS = {
@@ -48,7 +50,13 @@ PEERS = {
             beams=False,
             shape_of=llama_of,
         ),
-        Peer("openvino", ("bfloat16", "int8", "float32"), "make_openvino"),
+        Peer(
+            "openvino",
+            ("bfloat16", "int8", "float32"),
+            "make_openvino",
+            # optimum asks for it, uses nothing of it here, and it fits only one build of torch.
+            unwanted=("torchvision",),
+        ),
     )
 }
 
@@ -71,12 +79,16 @@ def environment(peer: Peer, cache: pathlib.Path, say: Callable[[str], None]) -> 
     log = cache / "peers" / f"{peer.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     say(f"installing {peer.name} into {folder}; pip's output is in {log}")
+    pip = [str(python), "-m", "pip"]
+    commands = [
+        # Not a child of this environment: nothing of ours is seen there.
+        [sys.executable, "-m", "venv", "--clear", str(folder)],
+        [*pip, "install", "--requirement", str(requirements)],
+    ]
+    if peer.unwanted:
+        commands.append([*pip, "uninstall", "--yes", *peer.unwanted])
     with log.open("wb") as out:
-        for command in (
-            # Not a child of this environment: nothing of ours is seen there.
-            [sys.executable, "-m", "venv", "--clear", str(folder)],
-            [str(python), "-m", "pip", "install", "--requirement", str(requirements)],
-        ):
+        for command in commands:
             try:
                 subprocess.run(command, check=True, stdout=out, stderr=subprocess.STDOUT)
             except (subprocess.CalledProcessError, OSError) as e:

@@ -161,6 +161,9 @@ def test_an_environment_is_made_anew_when_its_requirements_change(
         found.add(peers_install.environment(PEERS["hf"], tmp_path, lambda text: None))
     assert len(found) == 2
     assert len(asked) == 2 * 2
+    (tmp_path / "engines" / "openvino.txt").write_text("b==1")
+    peers_install.environment(PEERS["openvino"], tmp_path, lambda text: None)
+    assert asked[-1][2:] == ["pip", "uninstall", "--yes", "torchvision"]
 
 
 def test_a_model_that_a_peer_cannot_make_leaves_nothing(tmp_path: pathlib.Path) -> None:
