@@ -4,7 +4,7 @@ checkpoint_00000000/
   commit_success.txt                    written last: without all three the checkpoint is not whole
   metadata/metadata                     JSON: version, and the shape and dtype of each array
   metadata/commit_success.txt
-  state/mdl_vars.params.<name>/         one zarr v2 array each, gzip chunks
+  state/mdl_vars.params.<name>/         one zarr v2 array each, gzip chunks or plain
   state/mdl_vars.params.<name>_quantized_scale/   where <name> is int8, see quantised.py
   state/step/
   state/commit_success.txt
@@ -30,6 +30,12 @@ COMMIT_FILES = (f"state/{COMMIT}", f"metadata/{COMMIT}", COMMIT)
 DTYPES = ("float32", "bfloat16", "float16")
 INT8 = "int8"  # with scales beside it, see quantised.py
 CHUNK_BYTES = 16 << 20
+# Ways to write chunks; all that TensorStore knows are read.
+COMPRESSIONS: Mapping[str, dict[str, Any] | None] = {
+    "gzip": {"id": "gzip", "level": 1},
+    "none": None,
+}
+GZIP = "gzip"
 _STEP_NAME = re.compile(r"(?:checkpoint_)?(\d+)$")
 _METADATA_TAG = "_array_metadata_tag"
 
@@ -64,9 +70,13 @@ def chunk_shape(shape: Sequence[int], itemsize: int, limit: int = CHUNK_BYTES) -
 
 
 def zarr_spec(
-    kvstore: dict[str, Any], shape: Sequence[int], dtype: str, chunk_bytes: int = CHUNK_BYTES
+    kvstore: dict[str, Any],
+    shape: Sequence[int],
+    dtype: str,
+    chunk_bytes: int = CHUNK_BYTES,
+    compression: str = GZIP,
 ) -> dict[str, Any]:
-    """TensorStore's spec that creates one array."""
+    """TensorStore's spec that creates one array; compression: one of COMPRESSIONS."""
     return {
         "driver": "zarr",
         "kvstore": kvstore,
@@ -74,7 +84,7 @@ def zarr_spec(
             "shape": list(shape),
             "chunks": list(chunk_shape(shape, ts.dtype(dtype).numpy_dtype.itemsize, chunk_bytes)),
             "dtype": dtype if dtype == "bfloat16" else ts.dtype(dtype).numpy_dtype.str,
-            "compressor": {"id": "gzip", "level": 1},
+            "compressor": COMPRESSIONS[compression],
             "order": "C",
             "fill_value": None,
         },

@@ -42,10 +42,12 @@ class CheckpointWriter:
         overwrite: bool = False,
         chunk_bytes: int = layout.CHUNK_BYTES,
         in_flight_bytes: int = _IN_FLIGHT_BYTES,
+        compression: str = layout.GZIP,
     ) -> None:
         self.folder = Folder(parent).child(layout.step_folder(step))
         self._step = step
         self._chunk_bytes = chunk_bytes
+        self._compression = compression
         self._arrays: dict[str, tuple[Sequence[int], str]] = {}
         self._files: list[str] = []
         self._pending: collections.deque[tuple[str, int, Any]] = collections.deque()
@@ -131,7 +133,9 @@ class CheckpointWriter:
 
     def _create(self, path: str, shape: Sequence[int], dtype: str) -> Any:
         with translated(f"{self.folder.path}/{path}"):
-            spec = layout.zarr_spec(self.folder.spec(path), shape, dtype, self._chunk_bytes)
+            spec = layout.zarr_spec(
+                self.folder.spec(path), shape, dtype, self._chunk_bytes, self._compression
+            )
             return ts.open(spec, create=True, delete_existing=True).result()
 
     def _clear(self) -> None:

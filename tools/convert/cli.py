@@ -8,6 +8,7 @@ from typing import Protocol
 import tqdm  # type: ignore[import-untyped]
 from absl import app, flags
 
+from saxml.checkpoint import layout
 from saxml.common import errors, malloc
 from tools.convert.mapping import Progress
 
@@ -16,6 +17,12 @@ _PAX = flags.DEFINE_string(
     "pax", None, "Folder or gs:// path to write checkpoint_00000000 into.", required=True
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a checkpoint that is there.")
+_COMPRESSION = flags.DEFINE_enum(
+    "compression",
+    layout.GZIP,
+    sorted(layout.COMPRESSIONS),
+    "How weights are stored: gzip as Pax does, or none, which is larger and quicker to load.",
+)
 flags.DEFINE_alias("base_model_path", "base")
 flags.DEFINE_alias("pax_model_path", "pax")
 
@@ -24,7 +31,13 @@ class Convert(Protocol):
     """What a converter's function looks like."""
 
     def __call__(
-        self, base: str, pax: str, progress: Progress | None = None, *, overwrite: bool = False
+        self,
+        base: str,
+        pax: str,
+        progress: Progress | None = None,
+        *,
+        overwrite: bool = False,
+        compression: str = layout.GZIP,
     ) -> str:
         """Converts and returns the checkpoint's path."""
 
@@ -43,7 +56,7 @@ def with_underscores(arguments: Sequence[str]) -> list[str]:
 def main(convert: Convert) -> None:
     """Runs a converter as a program."""
     malloc.return_freed_memory()
-    for name in ("base", "pax", "overwrite"):  # for --help
+    for name in ("base", "pax", "overwrite", "compression"):  # for --help
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     os.chdir(os.environ.get("BUILD_WORKING_DIRECTORY", "."))
 
@@ -60,7 +73,13 @@ def main(convert: Convert) -> None:
                     bar.total = total
                     bar.update(done - bar.n)
 
-                path = convert(_BASE.value, _PAX.value, progress, overwrite=_OVERWRITE.value)
+                path = convert(
+                    _BASE.value,
+                    _PAX.value,
+                    progress,
+                    overwrite=_OVERWRITE.value,
+                    compression=_COMPRESSION.value,
+                )
         except errors.SaxError as error:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
             return 1

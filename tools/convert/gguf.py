@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import ml_dtypes
 import numpy as np
 
+from saxml.checkpoint import layout
 from saxml.checkpoint.record import ModelRecord, TokenizerRecord
 from saxml.common import errors
 from saxml.models.config import ModelConfig
@@ -78,7 +79,12 @@ class GgufTensors:
 
 
 def convert_gguf(
-    base: str, pax: str, progress: Progress | None = None, *, overwrite: bool = False
+    base: str,
+    pax: str,
+    progress: Progress | None = None,
+    *,
+    overwrite: bool = False,
+    compression: str = layout.GZIP,
 ) -> str:
     """Converts the file `base` into `pax`/checkpoint_00000000 and returns that path.
 
@@ -108,7 +114,16 @@ def convert_gguf(
     rules = {**RULES, "head.w": TIED_HEAD} if config.tied_embeddings else RULES
     files = {TOKENIZER_FILE: tokenizer_json(gguf, fields)}
     tensors = GgufTensors(gguf)
-    return output.write(pax, record, rules, tensors, files, overwrite=overwrite, progress=progress)
+    return output.write(
+        pax,
+        record,
+        rules,
+        tensors,
+        files,
+        overwrite=overwrite,
+        compression=compression,
+        progress=progress,
+    )
 
 
 def gguf_config(gguf: GgufFile, fields: Fields) -> ModelConfig:

@@ -5,6 +5,7 @@ bazel run //tools/convert:gptj -- --base DIR --pax DIR
 
 import re
 
+from saxml.checkpoint import layout
 from saxml.checkpoint.record import ModelRecord
 from saxml.models.config import ModelConfig
 from tools.convert import cli, output
@@ -32,7 +33,12 @@ _BUFFERS = re.compile(r"transformer\.h\.\d+\.attn\.(bias|masked_bias|embed_posit
 
 
 def convert_gptj(
-    base: str, pax: str, progress: Progress | None = None, *, overwrite: bool = False
+    base: str,
+    pax: str,
+    progress: Progress | None = None,
+    *,
+    overwrite: bool = False,
+    compression: str = layout.GZIP,
 ) -> str:
     """Converts the folder `base` into `pax`/checkpoint_00000000 and returns that path.
 
@@ -55,6 +61,7 @@ def convert_gptj(
         folder.tensors(),
         files,
         overwrite=overwrite,
+        compression=compression,
         ignored=lambda name: bool(_BUFFERS.match(name)),
         progress=progress,
     )

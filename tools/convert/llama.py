@@ -5,6 +5,7 @@ bazel run //tools/convert:llama -- --base DIR --pax DIR
 
 import re
 
+from saxml.checkpoint import layout
 from saxml.checkpoint.record import ModelRecord
 from saxml.common import errors
 from saxml.models.config import ModelConfig
@@ -36,7 +37,12 @@ _BUFFERS = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq$")
 
 
 def convert_llama(
-    base: str, pax: str, progress: Progress | None = None, *, overwrite: bool = False
+    base: str,
+    pax: str,
+    progress: Progress | None = None,
+    *,
+    overwrite: bool = False,
+    compression: str = layout.GZIP,
 ) -> str:
     """Converts the folder `base` into `pax`/checkpoint_00000000 and returns that path.
 
@@ -73,6 +79,7 @@ def convert_llama(
         folder.tensors(),
         files,
         overwrite=overwrite,
+        compression=compression,
         ignored=ignored,
         progress=progress,
     )

@@ -15,12 +15,13 @@ def write(
     tokenizer_files: Mapping[str, bytes],
     *,
     overwrite: bool,
+    compression: str,
     ignored: Callable[[str], bool] = lambda name: False,
     progress: mapping.Progress | None = None,
 ) -> str:
     """Writes `pax`/checkpoint_00000000 and returns its path. Left by an exception, nothing of it
     stays."""
-    with CheckpointWriter(pax, overwrite=overwrite) as writer:
+    with CheckpointWriter(pax, overwrite=overwrite, compression=compression) as writer:
         mapping.convert(record.config, rules, tensors, writer, ignored=ignored, progress=progress)
         for name, data in tokenizer_files.items():
             writer.file(f"{TOKENIZER_FOLDER}/{name}", data)

@@ -75,6 +75,7 @@ def quantize(
     progress: Progress | None = None,
     *,
     overwrite: bool = False,
+    compression: str = layout.GZIP,
     number_bits: int = _BITS,
 ) -> str:
     """Writes the checkpoint `base`, or the one whose state folder that is, with int8 matrices into
@@ -93,7 +94,9 @@ def quantize(
         raise errors.InvalidArgumentError(f"{source.folder.path} is to be read; write elsewhere")
     total = sum(math.prod(shape) for shape, _ in source.arrays.values())
     done = 0
-    with CheckpointWriter(pax, step=source.step, overwrite=overwrite) as writer:
+    with CheckpointWriter(
+        pax, step=source.step, overwrite=overwrite, compression=compression
+    ) as writer:
         # One array is in memory, and of what is being compressed there are two copies.
         writer.limit_in_flight(max(math.prod(shape) for shape, _ in source.arrays.values()) // 2)
         for name in source.arrays:
@@ -183,8 +186,22 @@ class _Array:
             return found
 
 
-def _run(base: str, pax: str, progress: Progress | None = None, *, overwrite: bool = False) -> str:
-    return quantize(base, pax, progress, overwrite=overwrite, number_bits=_NUMBER_BITS.value)
+def _run(
+    base: str,
+    pax: str,
+    progress: Progress | None = None,
+    *,
+    overwrite: bool = False,
+    compression: str = layout.GZIP,
+) -> str:
+    return quantize(
+        base,
+        pax,
+        progress,
+        overwrite=overwrite,
+        compression=compression,
+        number_bits=_NUMBER_BITS.value,
+    )
 
 
 if __name__ == "__main__":

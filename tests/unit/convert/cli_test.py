@@ -1,14 +1,18 @@
 """The converters as programs: flags, one-line errors, and how much memory they take."""
 
 import json
+import math
 import os
 import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from tests.unit.convert.synthetic import GOLDEN, sparse_safetensors
+from saxml.checkpoint import pax
+from saxml.models.params import Param
+from tests.unit.convert.synthetic import GOLDEN, load_tensors, sparse_safetensors
 
 Path = pathlib.Path
 
@@ -46,6 +50,23 @@ def test_both_spellings_relative_to_where_the_user_is(
     assert (tmp_path / "out" / "checkpoint_00000000" / "commit_success.txt").exists()
 
 
+@pytest.mark.parametrize("compression", ["gzip", "none"])
+def test_weights_are_compressed_as_asked(tmp_path: Path, compression: str) -> None:
+    (tmp_path / "model").symlink_to((GOLDEN / "tiny_gptj").resolve())
+    done = run("--base=model", "--pax=out", f"--compression={compression}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    path = tmp_path / "out" / "checkpoint_00000000"
+    array = path / "state" / "mdl_vars.params.lm.embedding_lookup.emb_var"
+    compressor = json.loads((array / ".zarray").read_text())["compressor"]
+    assert compressor == (None if compression == "none" else {"id": "gzip", "level": 1})
+    (shape, dtype) = pax.open_checkpoint(str(path)).arrays["lm.embedding_lookup.emb_var"]
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    assert ((array / "0.0").stat().st_size == size) == (compression == "none")
+    declared = {"embedding": Param("lm.embedding_lookup.emb_var", shape, (None, None))}
+    found = pax.restore(str(path), declared)["embedding"]
+    np.testing.assert_array_equal(found, load_tensors("tiny_gptj")["transformer.wte.weight"])
+
+
 def test_errors_are_one_line(tmp_path: Path) -> None:
     done = run("--base=none", "--pax=out", cwd=tmp_path)
     assert done.returncode == 1
@@ -56,7 +77,7 @@ def test_errors_are_one_line(tmp_path: Path) -> None:
 
 def test_help_names_the_flags(tmp_path: Path) -> None:
     done = run("--help", cwd=tmp_path)
-    for flag in ("--base", "--pax", "--[no]overwrite"):
+    for flag in ("--base", "--pax", "--[no]overwrite", "--compression"):
         assert flag in done.stdout
 
 
