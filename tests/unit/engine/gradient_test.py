@@ -67,7 +67,7 @@ def test_gradients_are_those_of_finite_differences(
     """Along the gradient itself, central differences of the score where a tensor moves."""
     inputs, targets = request(7)
     found = differentiator.submit(inputs, targets, math.inf).result(60)
-    family, declared = registry.family(config), registry.parameters(config)
+    declared = registry.parameters(config)
     prepare = jax.jit(lambda p: registry.prepare(config, p))
     kept = dict(differentiator._params)
 
