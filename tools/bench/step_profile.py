@@ -56,6 +56,8 @@ KEY = "/sax/bench/model"
 _TRACED = 10
 # All rows of some steps decode together.
 _LEAST_STEPS = 4
+_LARGEST_STEP = 256  # tokens
+_NO_STEP = "in no two steps all rows decoded together; ask for more --steps"
 
 
 class RandomModel(CommonServingTemplate):
@@ -110,7 +112,9 @@ class Plan:
         params.SHAPE = self.shape
         params.FPROP_DTYPE = "float32" if self.weights == "float32" else "bfloat16"
         params.WEIGHT_DTYPE = "int8" if self.weights == "int8" else None
-        params.INPUT_SEQ_LEN, params.MAX_DECODE_STEPS = self.prompt, self.steps
+        # Prompts hurry, so that most of the time all rows decode together.
+        params.INPUT_SEQ_LEN = max(self.prompt, _LARGEST_STEP)
+        params.MAX_DECODE_STEPS = self.steps
         params.STOP_TOKEN_IDS = [self.shape.V - 1]
         params.BATCH_SIZE = rows
         params.EXTRA_INPUTS = {"temperature": 0.0}
@@ -144,13 +148,14 @@ class Recorder:
     def take(self) -> np.ndarray:
         """f64[n, 2]: seconds and CPU seconds of each step since the last call."""
         marks, self._marks = self._marks, []
-        return np.diff(np.array(marks), axis=0)
+        return np.diff(np.array(marks).reshape(-1, 2), axis=0)
 
 
 def bare_step(engine: Engine, recorder: Recorder) -> Callable[[], None]:
     """One call of the compiled step, and its result read."""
     packed, bucket = recorder.packed, recorder.bucket
-    assert packed is not None
+    if packed is None:
+        raise RuntimeError(_NO_STEP)
     nothing = engine._choosing.nothing[bucket]
 
     def step() -> None:
@@ -265,6 +270,8 @@ def measure(plan: Plan, rows: int, progress: Callable[[], Any]) -> dict[str, Any
 def summary(kinds: dict[str, float], taken: dict[str, np.ndarray]) -> dict[str, Any]:
     """Milliseconds of a step: of each side, and of the parts that make up the last one's. kinds:
     seconds of a bare step; taken: f64[n, 2], seconds and CPU seconds of each side's steps."""
+    if lacking := [side for side, steps in taken.items() if not len(steps)]:
+        raise RuntimeError(f"{lacking[0]}: {_NO_STEP}")
     sides = {
         side: {
             "ms": 1e3 * float(np.median(steps[:, 0])),

@@ -66,17 +66,27 @@ def test_a_tiny_model_is_profiled_on_all_sides(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "report.json"
-    flags = ["--model=tiny", "--rows=1,2", "--prompt=8", "--steps=6", "--rounds=1"]
+    flags = ["--model=tiny", "--rows=1", "--prompt=8", "--steps=6", "--rounds=1"]
     assert step_profile.main(["step_profile", *flags, f"--json={file}"]) == 0
     report = json.loads(file.read_text())
-    assert [row["rows"] for row in report["rows"]] == [1, 2]
-    for row in report["rows"]:
-        assert {side: found["steps"] > 0 for side, found in row["sides"].items()} == dict.fromkeys(
-            step_profile.SIDES, True
-        )
-        for kernel in step_trace.KERNELS.values():
-            assert row["parts"][kernel] > 0
-    assert "2 rows" in capsys.readouterr().out
+    (row,) = report["rows"]
+    assert row["rows"] == 1
+    assert {side: found["steps"] for side, found in row["sides"].items()} == {
+        "bare": 5,
+        "engine": 4,
+        "ahead": 4,
+        "generate": 4,
+        "stream": 4,
+    }
+    for kernel in step_trace.KERNELS.values():
+        assert row["parts"][kernel] > 0
+    assert "1 rows" in capsys.readouterr().out
+
+
+def test_answers_too_short_for_all_rows_to_decode_together_are_told() -> None:
+    flags = ["--model=tiny", "--rows=32", "--prompt=200", "--steps=4", "--rounds=1"]
+    with pytest.raises(RuntimeError, match="ask for more --steps"):
+        step_profile.main(["step_profile", *flags])
 
 
 def test_too_few_steps_are_refused() -> None:
