@@ -125,11 +125,11 @@ __attribute__((noinline)) void MultiplyGroups(const uint32_t* x, const uint32_t*
 }
 
 template <int kRows>
-SAX_INLINE auto KernelOf(Int8Unit) {
+SAX_INLINE constexpr auto KernelOf(Int8Unit) {
   return MultiplyGroups<kRows>;
 }
 template <int kRows, class Unit>
-SAX_INLINE auto KernelOf(Unit) {
+SAX_INLINE constexpr auto KernelOf(Unit) {
   return MultiplyRows<Unit, kRows>;
 }
 
@@ -137,7 +137,7 @@ template <class Unit>
 void Multiply(int rows, const uint32_t* x, const uint32_t* w, int depth, const Groups& groups,
               float* sums, bool first) {
   using Kernel = void (*)(const uint32_t*, const uint32_t*, int, const Groups&, float*, bool);
-  static const Kernel kKernels[kMaxRows] = {
+  static constexpr Kernel kKernels[kMaxRows] = {
       KernelOf<1>(Unit{}), KernelOf<2>(Unit{}),  KernelOf<3>(Unit{}),  KernelOf<4>(Unit{}),
       KernelOf<5>(Unit{}), KernelOf<6>(Unit{}),  KernelOf<7>(Unit{}),  KernelOf<8>(Unit{}),
       KernelOf<9>(Unit{}), KernelOf<10>(Unit{}), KernelOf<11>(Unit{}), KernelOf<12>(Unit{}),
