@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +15,9 @@ import pytest
 from saxml.checkpoint import pax
 from saxml.checkpoint.writer import CheckpointWriter
 from saxml.common import errors
-from saxml.models import registry, sharding
+from saxml.models import params, registry, sharding
 from saxml.models.config import ModelConfig
-from saxml.models.params import random_params
+from saxml.models.params import Param
 from saxml.ops.backend import Backend, Element
 from saxml.ops.linear import Operand
 from saxml.server import weights
@@ -31,18 +33,34 @@ def no_progress(done: int, total: int) -> None:
 
 
 @functools.cache
-def whole(config: ModelConfig) -> dict[str, jax.Array]:
-    mesh = sharding.make_mesh((1, 1, 1), jax.devices())
-    declared = registry.parameters(config)
-    place = sharding.replicated(mesh)
-    return random_params(declared, KEY, jnp.dtype(jnp.float32), dict.fromkeys(declared, place))
+def whole(config: ModelConfig) -> dict[str, np.ndarray[Any, Any]]:
+    random = np.random.default_rng(7)
+    return {
+        name: random.normal(param.init_mean, 0.02, param.stacked_shape).astype(np.float32)
+        for name, param in registry.parameters(config).items()
+    }
+
+
+class Arrays:
+    """A Source of `whole`."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self._declared = registry.parameters(config)
+        self._arrays = whole(config)
+
+    def nbytes(self, name: str) -> int:
+        return self._arrays[name].nbytes // max(self._declared[name].layers, 1)
+
+    def read(self, name: str, layer: int) -> Callable[[], pax.Stored]:
+        values = self._arrays[name]
+        return lambda: pax.Stored(values[layer] if self._declared[name].layers else values)
 
 
 def write(parent: pathlib.Path, config: ModelConfig, dtype: str) -> str:
     arrays = whole(config)
     with CheckpointWriter(str(parent)) as writer:
         for name, param in registry.parameters(config).items():
-            values = np.asarray(arrays[name]).astype(dtype)
+            values = arrays[name].astype(dtype)
             for layer in range(max(param.layers, 1)):
                 one = values[layer] if param.layers else values
                 pax_name = param.pax_name.format(layer=layer)
@@ -61,13 +79,33 @@ def assert_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("element", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize("config", [tiny.GPTJ, tiny.LLAMA, UNTIED], ids=["gptj", "tied", "llama"])
-def test_random_weights_are_those_of_plain_jax(config: ModelConfig, element: Element) -> None:
+def test_pieces_are_packed_as_all_at_once(config: ModelConfig, element: Element) -> None:
     backend = Backend(element)
-    source = weights.RandomWeights(registry.parameters(config), KEY, jnp.float32)
-    found = weights.packed(source, config, backend, jnp.float32, no_progress)
-    prepared = registry.prepare(config, whole(config))
+    found = weights.packed(Arrays(config), config, backend, jnp.float32, no_progress)
+    restored = {name: jnp.asarray(values) for name, values in whole(config).items()}
+    prepared = registry.prepare(config, restored)
     assert_same(found, backend.pack(prepared, registry.family(config).products(config)))
     assert ("embedding" in found) != config.tied_embeddings
+
+
+def test_random_weights_are_those_of_plain_jax() -> None:
+    declared = {
+        "vector": Param("b", (40,), (None,), init_scale=1),
+        "blocks": Param("w", (40, 5, 7), (None,) * 3, layers=2, init_mean=3),
+    }
+    place = sharding.replicated(sharding.make_mesh((1, 1, 1), jax.devices()))
+    places = dict.fromkeys(declared, place)
+    with mock.patch.object(params, "_BLOCK", 9 * 5 * 7):
+        wanted = params.random_params(declared, KEY, jnp.dtype(jnp.bfloat16), places)
+        source = weights.RandomWeights(declared, KEY, jnp.bfloat16)
+        np.testing.assert_array_equal(source.read("vector", 0)().values, wanted["vector"])
+        for layer in range(2):
+            found = source.read("blocks", layer)().values
+            assert found.nbytes == source.nbytes("blocks")
+            np.testing.assert_array_equal(found, wanted["blocks"][layer])
+    values = np.asarray(wanted["blocks"], np.float32)
+    assert abs(values.mean() - 3) < 0.01
+    assert len(np.unique(np.asarray(wanted["vector"]))) > 30
 
 
 @pytest.mark.parametrize("stored", ["float32", "bfloat16"])
@@ -134,9 +172,9 @@ def test_scales_are_seen_as_their_values_are() -> None:
     config = tiny.GPTJ
     declared = registry.parameters(config)
 
-    class Quantised(weights.RandomWeights):
+    class Quantised(Arrays):
         def __init__(self, wide: bool) -> None:
-            super().__init__(declared, KEY, jnp.float32)
+            super().__init__(config)
             self._wide = wide
 
         def read(self, name: str, layer: int):  # type: ignore[no-untyped-def]
