@@ -11,8 +11,8 @@ import jax
 
 from saxml.models import layers
 from saxml.models.config import ModelConfig
-from saxml.models.views import View, attention_views
 from saxml.models.params import Param
+from saxml.models.views import View, attention_views
 from saxml.ops import linear, norms, rotary
 from saxml.ops.attention import Attend, Cache
 from saxml.ops.linear import Columns, Group, Norm, Rows

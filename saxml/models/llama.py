@@ -12,8 +12,8 @@ import jax
 
 from saxml.models import layers
 from saxml.models.config import ModelConfig
-from saxml.models.views import View, attention_views, transposed
 from saxml.models.params import Param
+from saxml.models.views import View, attention_views, transposed
 from saxml.ops import linear, norms, rotary
 from saxml.ops.attention import Attend, Cache
 from saxml.ops.linear import Columns, Group, Norm, Rows
@@ -102,9 +102,9 @@ def views(c: ModelConfig) -> dict[str, View]:
 
 
 def embed(p: Mapping[str, Any], tokens: jax.Array) -> jax.Array:
+    """tokens i32[T] -> x f[T, D], what `forward` takes in."""
     if "embedding" not in p:  # tied, and packed as the head
         return linear.lookup(p["head"], tokens)
-    """tokens i32[T] -> x f[T, D], what `forward` takes in."""
     x: jax.Array = p["embedding"][tokens]
     return x
 
