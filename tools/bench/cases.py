@@ -183,13 +183,14 @@ class Measured:
         return measured
 
     def rate(self, case: Case) -> float:
-        """Tokens a second: of a decode those of all rows while all of them decode, of a prefill
-        those of the prompt until its first token is there, of a search its steps."""
+        """Tokens a second: of a decode those of all rows while each has an eighth of its tokens and
+        none has all, of a prefill those of the prompt until its first token is there, of a search
+        its steps."""
         if case.kind == "prefill":
             return case.prompt / self.times[0][0]
         if case.kind == "beam":
             return case.new / self.seconds
-        begin = max(row[0] for row in self.times)
+        begin = max(row[case.new // 8] for row in self.times)
         end = min(row[-1] for row in self.times)
         came = sum(begin < moment <= end for row in self.times for moment in row)
         if not came or end <= begin:

@@ -78,6 +78,12 @@ def test_decodes_are_rated_while_all_rows_decode() -> None:
         apart.rate(decode)
 
 
+def test_first_tokens_may_come_late_and_together() -> None:
+    decode = case("decode1", 16)
+    times = [[5.0, 5.0, 5.0, *(float(n) for n in range(6, 19))]]
+    assert Measured(times, 18.0, [[1] * 16]).rate(decode) == pytest.approx(1)
+
+
 def test_prefills_and_searches_are_rated() -> None:
     assert Measured([[0.5]], 9.0, [[1]]).rate(case("prefill100")) == pytest.approx(200)
     assert Measured([], 2.0, [[1] * 4]).rate(case("beam4")) == pytest.approx(2)
