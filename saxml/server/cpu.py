@@ -3,6 +3,7 @@
 import jax
 from absl import logging
 
+from saxml import kernels
 from saxml.common import errors
 from saxml.models import registry
 from saxml.models.config import ModelConfig
@@ -11,6 +12,8 @@ from saxml.ops.backend import KERNEL_PAGE_MULTIPLE, PLAIN, Backend, Element
 
 AUTO = "auto"
 OFF = "off"
+# Levels at which the kernels are quicker than plain JAX: those with registers of 512 bits.
+_QUICK = ("avx512", "avx512_bf16")
 _LARGEST_HEAD = 512
 
 
@@ -25,23 +28,24 @@ def choose(
 ) -> Backend:
     """The backend for a model: the kernels on one CPU device where its sizes suit them.
 
-    wanted: auto (the best level), off, or a level by name; dtype: FPROP_DTYPE; int8: whether
-    matrices are to be int8, which the log denies where the kernels do not compute the model. Raises
-    InvalidArgumentError for a level that this CPU has not.
+    wanted: auto (the best level, if it is a quick one), off, or a level by name; dtype:
+    FPROP_DTYPE; int8: whether matrices are to be int8, which the log denies where the kernels do
+    not compute the model. Raises InvalidArgumentError for a level that this CPU has not.
     """
     reason: str | None
     if (device := jax.default_backend()) != "cpu":
         reason = f"the device is a {device}"
     elif wanted == OFF:
         reason = "they are off"
+    elif wanted == AUTO and (best := kernels.levels()[-1]) not in _QUICK:
+        reason = f"the best level of this CPU is {best}; they are quick from {_QUICK[0]} on"
+        logging.info("plain JAX computes this model, and not the CPU kernels: %s", reason)
     elif reason := _why_not(config, page_size, devices):
         logging.warning("plain JAX computes this model, and not the CPU kernels: %s", reason)
     if reason:
         if int8:
             logging.warning("matrices are not int8 but floats: CPU kernels only, and %s", reason)
         return PLAIN
-    from saxml import kernels
-
     try:
         kernels.set_level(kernels.levels()[-1] if wanted == AUTO else wanted)
     except ValueError as e:

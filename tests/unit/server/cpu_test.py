@@ -11,18 +11,20 @@ from saxml.ops.backend import PLAIN, Backend
 from saxml.server import cpu
 from tests.unit.engine import tiny
 
+BEST = kernels.levels()[-1]
+
 
 @pytest.fixture(autouse=True)
 def best_level() -> object:
     yield
-    kernels.set_level(kernels.levels()[-1])
+    kernels.set_level(BEST)
 
 
 @pytest.mark.parametrize("config", [tiny.GPTJ, tiny.LLAMA], ids=lambda c: c.family)
 def test_weights_are_kept_as_the_configuration_says(config: ModelConfig) -> None:
     for dtype in ("float32", "bfloat16"):
-        assert cpu.choose("auto", dtype, config, 16, 1) == Backend(dtype)
-    assert kernels.level() == kernels.levels()[-1]
+        assert cpu.choose(BEST, dtype, config, 16, 1) == Backend(dtype)
+    assert kernels.level() == BEST
     assert cpu.choose("off", "bfloat16", config, 16, 1) == PLAIN
 
 
@@ -30,12 +32,27 @@ def test_weights_are_kept_as_the_configuration_says(config: ModelConfig) -> None
 def test_int8_is_for_the_kernels_and_its_absence_is_said(
     dtype: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert cpu.choose("auto", dtype, tiny.LLAMA, 16, 1, int8=True) == Backend("int8")
+    assert cpu.choose(BEST, dtype, tiny.LLAMA, 16, 1, int8=True) == Backend("int8")
     assert "not int8" not in caplog.text
     assert cpu.choose("off", dtype, tiny.LLAMA, 16, 1, int8=True) == PLAIN
     assert "matrices are not int8 but floats: CPU kernels only, and they are off" in caplog.text
-    assert cpu.choose("auto", dtype, tiny.LLAMA, 8, 1, int8=True) == PLAIN
+    assert cpu.choose(BEST, dtype, tiny.LLAMA, 8, 1, int8=True) == PLAIN
     assert "CPU kernels only, and PAGE_SIZE 8 is no multiple of 16" in caplog.text
+
+
+@pytest.mark.parametrize("best", ["avx2", "portable"])
+def test_levels_that_are_no_quicker_than_plain_jax_are_for_those_who_ask(
+    best: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "levels", lambda: ["portable", best])
+    assert cpu.choose("auto", "bfloat16", tiny.GPTJ, 16, 1) == PLAIN
+    assert cpu.choose("portable", "bfloat16", tiny.GPTJ, 16, 1) == Backend("bfloat16")
+
+
+@pytest.mark.skipif("avx512" not in kernels.levels(), reason="this CPU has no AVX-512")
+def test_a_quick_level_is_taken_by_itself() -> None:
+    assert cpu.choose("auto", "bfloat16", tiny.GPTJ, 16, 1) == Backend("bfloat16")
+    assert kernels.level() == BEST
 
 
 def test_a_level_can_be_forced() -> None:
@@ -62,5 +79,5 @@ def test_others_are_left_to_plain_jax(
     reason: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    assert cpu.choose("auto", "float32", config, page_size, devices) == PLAIN
+    assert cpu.choose(BEST, "float32", config, page_size, devices) == PLAIN
     assert reason in caplog.text

@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 import pytest
 
+from saxml import kernels
 from saxml.checkpoint import layout, quantised
 from saxml.checkpoint.folder import Folder
 from saxml.common import errors
@@ -16,6 +17,7 @@ from tools.convert.gptj import convert_gptj
 from tools.convert.llama import convert_llama
 from tools.convert.quantize import quantize
 
+BEST = kernels.levels()[-1]
 GOLDEN = pathlib.Path("tests/golden")
 MODELS = {"tiny_gptj": convert_gptj, "tiny_llama_tied": convert_llama}
 
@@ -27,7 +29,7 @@ def params(**overrides: str) -> AutoLM:
 
 
 def scores(
-    checkpoint: str, prompt: np.ndarray, backend: Backend, cpu_kernels: str = "auto", **over: str
+    checkpoint: str, prompt: np.ndarray, backend: Backend, cpu_kernels: str = BEST, **over: str
 ) -> np.ndarray:
     """log p of the tokens of a prompt, by an engine that must have this backend."""
     engine = load(params(**over), checkpoint, LoadOptions(cpu_kernels=cpu_kernels)).engine
@@ -66,9 +68,9 @@ def test_a_checkpoint_without_its_scales_is_refused(tmp_path: pathlib.Path) -> N
     small = quantize(checkpoint, str(tmp_path / "small"))
     scale = quantised.scale_name("lm.transformer.x_layers_0.self_attention.post.w")
     Folder(small).delete_array(layout.array_path(scale))
-    for kernels in ("auto", "off"):
+    for level in (BEST, "off"):
         with pytest.raises(errors.NotFoundError, match=rf"{scale} is not there"):
-            load(params(), small, LoadOptions(cpu_kernels=kernels))
+            load(params(), small, LoadOptions(cpu_kernels=level))
 
 
 def test_other_kinds_of_weights_are_refused_by_name() -> None:
