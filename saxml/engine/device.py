@@ -1,6 +1,7 @@
 """What an engine has on the device: the parameters, the pages, and one compiled step for each
 bucket."""
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -54,7 +55,9 @@ class Device:
         self._pages: jax.Array | None = jax.jit(
             lambda: backend.make_pages(*sizes, dtype), out_shardings=place
         )()
-        backend.settle(self._pages)
+        # Takes seconds for some GiB, as compiling does.
+        settling = threading.Thread(target=backend.settle, args=(self._pages,))
+        settling.start()
         self.steps: dict[int, Step] = {}
         replicated = sharding.replicated(mesh)
         for bucket in options.buckets:
@@ -72,6 +75,7 @@ class Device:
                 self._params, self._pages, packed, no_changes[bucket], self._chosen
             ).compile()
             progress(f"compiled the {bucket}-token step in {time.monotonic() - start:.1f} s")
+        settling.join()
 
     def run(
         self, plan: native.StepPlan, changes: np.ndarray | jax.Array
