@@ -5,6 +5,9 @@
 
 #include "native/kernels/attention_impl.h"
 #include "native/kernels/simd.h"
+#ifndef __AVX512F__
+#include "native/kernels/narrow.h"
+#endif
 
 namespace sax::kernels {
 namespace SAX_LEVEL {
@@ -20,6 +23,7 @@ constexpr int kValueVectors = 4;
 constexpr float kMasked = -1e30f;
 
 // scores[row][16 * kPair] = queries [dims][kRows] times kPair runs of keys [dims][16].
+#ifdef __AVX512F__
 template <class Unit, int kRows, int kPair>
 __attribute__((noinline)) void ScoreRows(const uint32_t* queries, const uint32_t* const* keys,
                                          int dims, float* scores) {
@@ -42,6 +46,30 @@ __attribute__((noinline)) void ScoreRows(const uint32_t* queries, const uint32_t
     if (kPair == 2) Store(scores + r * kKeys + kLanes, acc[r][kPair - 1]);
   }
 }
+#else
+template <class Unit, int kRows, int kFirst = 0>
+SAX_INLINE void ScoreColumns(const uint32_t* queries, const uint32_t* keys, int dims,
+                             float* scores) {
+  constexpr int kTileRows = TileRows(kRows, kFirst);
+  NarrowF32 tile[kTileRows][2] = {};
+  MultiplyTile<Unit>({queries + kFirst, 1, kRows}, keys, kKeyLanes, dims, tile);
+  StoreTile(scores + kFirst * kKeys, kKeys, tile);
+  if constexpr (kFirst + kTileRows < kRows) {
+    ScoreColumns<Unit, kRows, kFirst + kTileRows>(queries, keys, dims, scores);
+  }
+}
+
+template <class Unit, int kRows, int kPair>
+__attribute__((noinline)) void ScoreRows(const uint32_t* queries, const uint32_t* const* keys,
+                                         int dims, float* scores) {
+  for (int run = 0; run < kPair; ++run) {
+    for (int column = 0; column < kKeyLanes; column += 2 * kWidth) {
+      ScoreColumns<Unit, kRows>(queries, keys[run] + column, dims,
+                                scores + run * kKeyLanes + column);
+    }
+  }
+}
+#endif
 
 template <class Unit, int kPair>
 void Score(int rows, const uint32_t* queries, const uint32_t* const* keys, int dims,
@@ -57,6 +85,7 @@ void Score(int rows, const uint32_t* queries, const uint32_t* const* keys, int d
 }
 
 // out[row][width] += weights [row][kKeys / count] times values [units][width], of `runs` runs.
+#ifdef __AVX512F__
 template <class Unit, int kRows, int kVectors>
 __attribute__((noinline)) void MixRows(const uint32_t* weights, const uint32_t* const* values,
                                        int units, int padded, float* out) {
@@ -88,6 +117,34 @@ __attribute__((noinline)) void MixRows(const uint32_t* weights, const uint32_t* 
     for (int v = 0; v < kVectors; ++v) Store(out + r * padded + v * kLanes, acc[r][v]);
   }
 }
+#else
+template <class Unit, int kRows, int kFirst = 0>
+SAX_INLINE void MixColumns(const uint32_t* weights, const uint32_t* const* values, int column,
+                           int units, int padded, float* out) {
+  constexpr int kRunUnits = kKeyLanes / Unit::kCount, kStep = kKeys / Unit::kCount;
+  constexpr int kTileRows = TileRows(kRows, kFirst);
+  NarrowF32 tile[kTileRows][2];
+  float* const own = out + kFirst * padded;
+  LoadTile(own, padded, tile);
+  for (int first = 0; first < units; first += kRunUnits) {
+    MultiplyTile<Unit>({weights + kFirst * kStep + first, kStep, 1},
+                       values[first / kRunUnits] + column, padded, Min(kRunUnits, units - first),
+                       tile);
+  }
+  StoreTile(own, padded, tile);
+  if constexpr (kFirst + kTileRows < kRows) {
+    MixColumns<Unit, kRows, kFirst + kTileRows>(weights, values, column, units, padded, out);
+  }
+}
+
+template <class Unit, int kRows, int kVectors>
+__attribute__((noinline)) void MixRows(const uint32_t* weights, const uint32_t* const* values,
+                                       int units, int padded, float* out) {
+  for (int column = 0; column < kVectors * kLanes; column += 2 * kWidth) {
+    MixColumns<Unit, kRows>(weights, values, column, units, padded, out + column);
+  }
+}
+#endif
 
 template <class Unit, int kVectors>
 void Mix(int rows, const uint32_t* weights, const uint32_t* const* values, int units, int padded,

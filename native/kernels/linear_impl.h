@@ -23,6 +23,13 @@ struct LinearJob {
   int32_t* start;
 };
 
+// Scales and starts of the groups of a block of rows, `stride` apart from one row to the next.
+struct Groups {
+  const float* scale;
+  const int32_t* start;
+  int stride;
+};
+
 // By level.
 namespace portable {
 void RunLinear(const LinearJob& job, TaskRunner* runner);

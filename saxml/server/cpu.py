@@ -12,8 +12,8 @@ from saxml.ops.backend import KERNEL_PAGE_MULTIPLE, PLAIN, Backend, Element
 
 AUTO = "auto"
 OFF = "off"
-# Levels at which the kernels are quicker than plain JAX: those with registers of 512 bits.
-_QUICK = ("avx512", "avx512_bf16")
+# At this level prompts take longer than in plain JAX.
+_SLOW = "portable"
 _LARGEST_HEAD = 512
 
 
@@ -28,7 +28,7 @@ def choose(
 ) -> Backend:
     """The backend for a model: the kernels on one CPU device where its sizes suit them.
 
-    wanted: auto (the best level, if it is a quick one), off, or a level by name; dtype:
+    wanted: auto (the best level, but portable), off, or a level by name; dtype:
     FPROP_DTYPE; int8: whether matrices are to be int8, which the log denies where the kernels do
     not compute the model. Raises InvalidArgumentError for a level that this CPU has not.
     """
@@ -37,8 +37,8 @@ def choose(
         reason = f"the device is a {device}"
     elif wanted == OFF:
         reason = "they are off"
-    elif wanted == AUTO and (best := kernels.levels()[-1]) not in _QUICK:
-        reason = f"the best level of this CPU is {best}; they are quick from {_QUICK[0]} on"
+    elif wanted == AUTO and kernels.levels()[-1] == _SLOW:
+        reason = f"this CPU has only the level {_SLOW}, which takes longer for prompts"
         logging.info("plain JAX computes this model, and not the CPU kernels: %s", reason)
     elif reason := _why_not(config, page_size, devices):
         logging.warning("plain JAX computes this model, and not the CPU kernels: %s", reason)
