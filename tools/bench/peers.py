@@ -22,6 +22,7 @@ token; beamN, a search with N beams behind a prompt of 430.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -174,8 +175,16 @@ def _setup(shape: Shape, model: str, weights: str, todo: Sequence[Case], *, beam
 
 def measure(field: Field, todo: Sequence[Case], rounds: int, seed: int) -> list[Sample]:
     """All rounds; where processes are kept, behind one that counts for nothing. Who fails takes
-    part no more."""
+    part no more. An interrupt ends it with what there is."""
     samples: list[Sample] = []
+    with contextlib.suppress(KeyboardInterrupt):
+        _measure(field, todo, rounds, seed, samples)
+    return samples
+
+
+def _measure(
+    field: Field, todo: Sequence[Case], rounds: int, seed: int, samples: list[Sample]
+) -> None:
     failed: set[Entrant] = set()
     turns = [(case, entrant) for case in todo for entrant in field.entrants(case)]
     first = -1 if field.keep else 0
@@ -195,7 +204,6 @@ def measure(field: Field, todo: Sequence[Case], rounds: int, seed: int) -> list[
                     continue
                 if number >= 0:
                     samples.append(sample)
-    return samples
 
 
 def _sample(field: Field, case: Case, entrant: Entrant, number: int, seed: int) -> Sample:

@@ -10,7 +10,7 @@ PATH = "saxml.server.pax.lm.params.auto.AutoLM"
 def overrides(setup: Setup, beams: int) -> dict[str, Any]:
     """Constants for the tasks with so many beams (0: for greedy ones): ids in and out, no stop
     token that an answer is likely to meet. Prompts hurry, so that most of the time all rows decode
-    together."""
+    together, and are computed even if another case had the same one."""
     sizes = [size for size in setup.sizes if size.beams == beams]
     steps = max(size.new for size in sizes)
     prompt = max(size.prompt for size in sizes)
@@ -30,6 +30,7 @@ def overrides(setup: Setup, beams: int) -> dict[str, Any]:
         "KV_CACHE_GIB": tokens * kv_bytes / 2**30,
         "NUM_SAMPLES": 1,
         "PREFILL_STRETCH": None,
+        "PREFIX_CACHE": False,
         "BATCH_SIZE": max(size.rows for size in sizes),
     }
     if setup.weights == "int8":
