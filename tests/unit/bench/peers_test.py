@@ -116,6 +116,28 @@ def test_who_fails_is_left_out_and_the_others_go_on(
     assert field.about["sax-bare"] == {"version": "7"}
 
 
+def test_an_interrupt_keeps_what_there_is(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probed = 0
+
+    def interrupted() -> float:
+        nonlocal probed
+        probed += 1
+        if probed > 5:  # twice a turn
+            raise KeyboardInterrupt
+        return 40.0
+
+    monkeypatch.setattr(machine, "read_bandwidth", interrupted)
+    start = Start(Entrant("sax-bare", "tiny", "int8"), command(), ENV, True)
+    field = Field([start], tmp_path, keep=False)
+    try:
+        samples = peers.measure(field, [Case("decode2", 2, 128, 3)], 9, 1)
+    finally:
+        field.close()
+    assert [sample.round for sample in samples] == [0, 1]
+
+
 @pytest.mark.parametrize("peer", PEERS.values(), ids=lambda peer: peer.name)
 def test_requirements_are_pinned_and_programs_are_there(peer: peers_install.Peer) -> None:
     lines = (ENGINES / f"{peer.name}.txt").read_text().splitlines()
