@@ -270,6 +270,8 @@ class Places:
             pool = by_shape.get(shape)
             if pool is None:
                 pool = by_shape[shape] = _Pool(server, filling.chips)
+            elif server.address < pool.example.address:
+                pool.example = server  # reasons name the same one, whatever the order
             pool.addresses.append(address)
             filling.pools.append(pool)
             if not server.closed:

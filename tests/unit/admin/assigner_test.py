@@ -1,5 +1,15 @@
-from saxml.admin.assigner import MAX_MODELS_PER_SERVER, Held, Model, Move, Plan, Server, plan
+from saxml.admin.assigner import (
+    MAX_MODELS_PER_SERVER,
+    Held,
+    Model,
+    Move,
+    Plan,
+    Server,
+    decide,
+    plan,
+)
 from saxml.admin.memory import GIB, Need
+from saxml.admin.places import Places
 from saxml.proto import admin_pb2
 
 V5E = admin_pb2.ModelServer.CHIP_TYPE_TPU_V5E
@@ -247,3 +257,11 @@ def test_an_override_that_is_no_memory_is_told() -> None:
     need = Need.of_overrides({"ram": "xx", "ram4": "8"})
     p = plan([_server("s1", chip=V5E)], [_model("m", need=need)])
     assert "ram=xx is no memory a chip" in p.unplaced["m"]
+
+
+def test_a_reason_names_the_same_server_in_whatever_order_they_are_known() -> None:
+    model = _model("m", need=_gib(900))
+    servers = [_server("s1", chip=V5E), _server("s2", chip=V5E)]
+    for known in (servers, servers[::-1]):
+        found = decide(Places(known, {"m": model}), servers, [model]).unplaced["m"]
+        assert "s1 has 16.0 GB" in found
