@@ -81,7 +81,7 @@ void RequireSize(const char* what, size_t has, size_t wanted) {
   Require(has == 0 || has == wanted, what, " of ", has, " numbers; ", wanted, " are wanted");
 }
 
-// Attributes of a product: see saxml/ops/packed.py.
+// Attributes of a product: see saxml/ops/cpu_kernels.py.
 ffi::Error LinearCall(ffi::ThreadPool pool, Any x0, Any x1, Ints index, Ints valid_rows,
                       Units weights, Floats scale, Floats norm_scale, Floats norm_bias, Floats bias,
                       Floats residual, Result y0, Result y1, int64_t element, int64_t columns,

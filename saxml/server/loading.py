@@ -81,6 +81,8 @@ def load(params: CommonServingTemplate, checkpoint: str, options: LoadOptions) -
     int8 = params.WEIGHT_DTYPE == layout.INT8 or _is_int8(checkpoint)
     backend = cpu.choose(wanted, params.FPROP_DTYPE, config, params.PAGE_SIZE, mesh.size, int8=int8)
     dtype = compute_dtype(params, backend)
+    if params.KV_CACHE_GIB is not None:  # else what is free then decides
+        engine_options(params, config, dtype, beam, backend)
     weights = _weights(config, checkpoint, mesh, dtype, backend, options.seed)
     engine = Engine(
         config,
