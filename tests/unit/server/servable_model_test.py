@@ -6,6 +6,7 @@ import math
 import pathlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import tokenizers
 from saxml.common import errors
 from saxml.common.clock import SystemClock
 from saxml.proto import common_pb2
-from saxml.server import configs, registry
+from saxml.server import configs, loading, registry
 from saxml.server.loading import LoadOptions
 from saxml.server.servable_model import LmServable
 from saxml.tokenizer.bpe import byte_level_bpe
@@ -272,6 +273,17 @@ def test_method_that_is_not_offered_is_refused(checkpoint: tuple[str, str]) -> N
     with pytest.raises(errors.InvalidArgumentError, match=r"does not offer lm\.generate"):
         servable.generate("1", common_pb2.ExtraInputs(), NEVER, ignore)
     servable.unload()
+
+
+def test_too_few_pages_are_refused_before_weights_are_read(
+    checkpoint: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*args: Any) -> None:
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr(loading, "_weights", read)
+    with pytest.raises(errors.ResourceExhaustedError, match="KV_CACHE_GIB"):
+        load("auto.AutoLM", checkpoint[1], MAX_DECODE_STEPS="32", KV_CACHE_GIB="0.0000001")
 
 
 @pytest.mark.parametrize(
