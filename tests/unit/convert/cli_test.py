@@ -12,6 +12,7 @@ import pytest
 
 from saxml.checkpoint import pax
 from saxml.models.params import Param
+from tests.unit.convert import peak
 from tests.unit.convert.synthetic import GOLDEN, load_tensors, sparse_safetensors
 
 Path = pathlib.Path
@@ -81,32 +82,6 @@ def test_help_names_the_flags(tmp_path: Path) -> None:
         assert flag in done.stdout
 
 
-_MEASURE = """
-import pathlib, sys, threading, time
-from saxml.common import malloc
-from tools.convert.gptj import convert_gptj
-
-def resident():
-    text = pathlib.Path("/proc/self/status").read_text()
-    return int(text.split("VmRSS:")[1].split()[0]) * 1024
-
-malloc.return_freed_memory()
-before, peak, done = resident(), 0, threading.Event()
-
-def watch():
-    global peak
-    while not done.wait(0.002):
-        peak = max(peak, resident())
-
-watcher = threading.Thread(target=watch)
-watcher.start()
-convert_gptj(sys.argv[1], sys.argv[2])
-done.set()
-watcher.join()
-print(peak - before)
-"""
-
-
 def test_memory_stays_below_two_tensors(tmp_path: Path) -> None:
     D, F, V, L = 1024, 16384, 16384, 3
     config = {
@@ -138,12 +113,5 @@ def test_memory_stays_below_two_tensors(tmp_path: Path) -> None:
     total = sparse_safetensors(tmp_path / "model.safetensors", shapes)
     largest = 4 * V * D
     assert total > 8 * largest
-    done = subprocess.run(
-        [sys.executable, "-c", _MEASURE, str(tmp_path), str(tmp_path / "out")],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    assert largest / 2 < int(done.stdout) < 2 * largest
+    grown = peak.growth("tools.convert.gptj", "convert_gptj", str(tmp_path), str(tmp_path / "out"))
+    assert largest / 2 < grown < 2 * largest

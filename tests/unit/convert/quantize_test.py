@@ -18,6 +18,7 @@ from saxml.checkpoint.record import read_record
 from saxml.checkpoint.writer import CheckpointWriter
 from saxml.common import errors
 from saxml.models import registry
+from tests.unit.convert import peak
 from tests.unit.convert.synthetic import GOLDEN
 from tools.convert.gptj import convert_gptj
 from tools.convert.llama import convert_llama
@@ -127,32 +128,6 @@ def test_what_cannot_be_quantised_is_refused_by_name(gptj: str, tmp_path: Path) 
     assert not (tmp_path / "smaller").exists()
 
 
-_MEASURE = """
-import pathlib, sys, threading
-from saxml.common import malloc
-from tools.convert.quantize import quantize
-
-def resident():
-    text = pathlib.Path("/proc/self/status").read_text()
-    return int(text.split("VmRSS:")[1].split()[0]) * 1024
-
-malloc.return_freed_memory()
-before, peak, done = resident(), 0, threading.Event()
-
-def watch():
-    global peak
-    while not done.wait(0.002):
-        peak = max(peak, resident())
-
-watcher = threading.Thread(target=watch)
-watcher.start()
-quantize(sys.argv[1], sys.argv[2])
-done.set()
-watcher.join()
-print(peak - before)
-"""
-
-
 def test_memory_stays_below_two_arrays(tmp_path: Path) -> None:
     values = np.broadcast_to(np.linspace(-1, 1, 16384, dtype=np.float32), (4096, 16384))
     with CheckpointWriter(str(tmp_path / "lm")) as writer:
@@ -160,15 +135,10 @@ def test_memory_stays_below_two_arrays(tmp_path: Path) -> None:
             name = FFN.replace("layers_0", f"layers_{layer}")
             writer.array(name, values.shape, "float32").put(values)
         writer.commit()
-    done = subprocess.run(
-        [sys.executable, "-c", _MEASURE, str(tmp_path / "lm"), str(tmp_path / "small")],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-        capture_output=True,
-        text=True,
-        timeout=300,
+    grown = peak.growth(
+        "tools.convert.quantize", "quantize", str(tmp_path / "lm"), str(tmp_path / "small")
     )
-    assert done.returncode == 0, done.stderr
-    assert values.nbytes < int(done.stdout) < 2 * values.nbytes
+    assert values.nbytes < grown < 2 * values.nbytes
 
 
 def test_as_a_program(gptj: str, tmp_path: Path) -> None:
